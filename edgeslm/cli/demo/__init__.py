@@ -33,7 +33,7 @@ from edgeslm.cli.demo.material import (
     load_logins,
     load_sms,
 )
-from edgeslm.cli.demo.screen import Screen
+from edgeslm.cli.demo.screen import LONG, Screen
 from edgeslm.cli.demo.teaching import TrainedTask, teach
 from edgeslm.cli.demo.traffic import IN_FLIGHT, Traffic
 from edgeslm.cli.starter import starter_dir
@@ -210,7 +210,9 @@ class Demo:
         common = sum(row.label == "ham" for row in first)
         screen.line(f"  before: {before} of {len(first)} right (always saying ham: {common})")
         rows = a_few_of_each(labelled)
-        screen.title(f"3. You label {len(rows)} other messages, one key each (edgeslm teach), and it learns")
+        screen.title(
+            f"3. {len(rows)} other messages get labels (edgeslm teach: a key each); the task learns from them"
+        )
         for row in (rows[0], rows[-1]):
             screen.line(f"  {row.label:<5} {screen.cut(row.text, 6)}")
         screen.progress("learning ...")
@@ -258,7 +260,7 @@ class Demo:
             screen.line("\nThe starter folder has no sshd lines, so the part about log lines is left out.")
             return
         screen.title("5. Log lines arrive on demo/gate/...; the model copies the client's address, untaught")
-        screen.header("expected")
+        screen.header("expected", LONG)
         topics = [(f"demo/gate/{number}", row.text) for number, row in enumerate(logins)]
         right = 0
         for row, answer in zip(logins, traffic.through_route(topics, "{}/host"), strict=True):

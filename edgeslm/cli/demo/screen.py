@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from edgeslm.cli.demo.traffic import DemoAnswer
 
-LABEL = 24
-EXPECTED = 18
+SHORT, LONG = 10, 18
+"""Widths of the columns with the result and the expected result: of labels, and of other texts."""
 
 
 class Screen:
@@ -19,6 +19,7 @@ class Screen:
         self._terminal = sys.stdout.isatty()
         self._width = min(120, shutil.get_terminal_size((110, 24)).columns)
         self._progress = False
+        self._column = SHORT
 
     def line(self, text: str) -> None:
         self.clear()
@@ -28,7 +29,8 @@ class Screen:
     def title(self, text: str) -> None:
         self.line("\n" + self._paint(text, "1"))
 
-    def header(self, expected: str = "true label") -> None:
+    def header(self, expected: str = "true label", column: int = SHORT) -> None:
+        self._column = column
         self.line(self._paint(self._row("message", "result", expected, "sure", "ms"), "2"))
 
     def message(self, text: str, answer: DemoAnswer, expected: str) -> None:
@@ -65,8 +67,8 @@ class Screen:
             self.line(f"  {what:<26}{figure:<22}{note}")
 
     def _row(self, text: str, label: str, expected: str, sure: str, ms: str) -> str:
-        room = max(20, self._width - LABEL - EXPECTED - 5 - 6 - 7)
-        cells = [(text, room), (label, LABEL), (expected, EXPECTED)]
+        room = max(20, self._width - 2 * self._column - 5 - 6 - 7)
+        cells = [(text, room), (label, self._column), (expected, self._column)]
         return (
             "  " + " ".join(f"{_cut(cell, width):<{width}}" for cell, width in cells) + f" {sure:>5} {ms:>6}"
         )
