@@ -46,6 +46,7 @@ NEEDS_PAHO: Sequence[Sequence[str]] = (
     ("fleet", "list", *NOWHERE),
     ("fleet", "forget", "hall", *NOWHERE),
 )
+NEEDS_NOTHING: Sequence[str] = ("completion", "bash")
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +112,16 @@ def test_the_build_machine_s_command_names_its_extra(bare: Path) -> None:
     )
 
 
+def test_completion_needs_no_package(bare: Path) -> None:
+    done = edgeslm(bare, NEEDS_NOTHING)
+    assert done.returncode == 0 and "teach" in done.stdout, done.stderr
+
+
 def test_every_command_is_tried_here(bare: Path) -> None:
     done = edgeslm(bare, ["--help"])
     assert done.returncode == 0, done.stderr
     listed = {line.split()[0] for line in done.stdout.splitlines() if line[:4] == "    " and line[4:5] != " "}
-    tried = {arguments[0] for arguments in (*NEEDS_A_NODE, *NEEDS_PAHO)}
+    tried = {arguments[0] for arguments in (*NEEDS_A_NODE, *NEEDS_PAHO, NEEDS_NOTHING)}
     assert listed == tried
 
 

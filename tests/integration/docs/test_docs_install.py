@@ -27,7 +27,8 @@ def test_every_block_is_shell(block: str) -> None:
 
 def test_every_command_of_edgeslm_is_one() -> None:
     lines = [line.strip() for block in SHELL for line in block.replace("\\\n", " ").splitlines()]
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("edgeslm ")]
+    calls = [line.partition(" > ")[0] for line in lines if line.startswith("edgeslm ")]
+    commands = [shlex.split(call, comments=True)[1:] for call in calls]
     commands += [shlex.split(code)[1:] for code in re.findall(r"`(edgeslm [^`.]*--[^`.]*)`", TEXT)]
     assert len(commands) >= 3
     for command in commands:
