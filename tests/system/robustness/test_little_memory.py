@@ -22,7 +22,7 @@ TRIAGE = f"{BASE}/req/triage"
 REPLY = f"{BASE}/res/triage/desk"
 MIB = 1 << 20
 SAY_SIZE = "print(open('/proc/self/statm').read().split()[0])"
-SENTENCE = re.compile(r"^edgeslm: .*memory.*$", re.IGNORECASE | re.MULTILINE)
+SENTENCE = re.compile(r"^(\S+ \S+ ERROR )?edgeslm: .*memory.*$", re.IGNORECASE | re.MULTILINE)
 
 
 def address_space(pid: int | str = "self") -> int:
