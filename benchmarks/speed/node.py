@@ -6,6 +6,7 @@
     parts     memory of console, metrics, Home Assistant discovery and tracing; page load of the console
     limits    memory by part in a control group; models that take turns; deadlines with little processor time
     http      latency of the HTTP API beside MQTT, and memory of its process
+    teaching  latency of requests while a head is taught in the console, and memory of the training
     power     latency, tokens/s and processor time of each ``power``, and a node at rest
 
 Each command prints a table, then one JSON line. ``COMMAND --help`` lists its options.
@@ -27,6 +28,7 @@ COMMANDS: Final = {
     "limits": "limits",
     "power": "power",
     "http": "http_latency",
+    "teaching": "teaching_beside",
 }
 
 if __name__ == "__main__":

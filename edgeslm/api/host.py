@@ -18,7 +18,7 @@ from edgeslm.api.tokens import ANONYMOUS, ApiClient, parse_tokens
 from edgeslm.api.tools import describe_tool
 from edgeslm.api.wire import BODY_BYTES, FROM_API, Browse, Leave, Submit
 from edgeslm.config.loader import Config
-from edgeslm.config.sections import Api
+from edgeslm.config.web_sections import Api
 from edgeslm.errors import Busy, ConfigError, InternalError, InvalidRequest, ModelUnavailable
 from edgeslm.messages import DIRECT, Request
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, error_result, parse_request

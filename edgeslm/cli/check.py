@@ -33,6 +33,8 @@ def check(arguments: argparse.Namespace) -> int:
         raise ConfigError([_located(file, document, one) for one in problems])
     if config.api is not None and config.api.mcp and (lacking := missing_packages("mcp")):
         raise ConfigError([f"{file}:{document.line(('api', 'mcp'))}: api.mcp: {lacking}"])
+    if config.console is not None and config.console.teach and (lacking := missing_packages("heads")):
+        raise ConfigError([f"{file}:{document.line(('console', 'teach'))}: console.teach: {lacking}"])
     notes = [*missing, *console_notes(config), *sending_notes(config), *token_notes(config)]
     if arguments.connect:
         from edgeslm.mqtt.probe import probe_broker
@@ -81,7 +83,11 @@ def untaught_notes(config: Config) -> list[str]:
 def bundle_problems(config: Config) -> list[str]:
     """Where tasks, collections and bundles don't fit together, as ``KEY: sentence``."""
     try:
-        build_deployment(config)
+        deployment = build_deployment(config)
+        if config.console is not None and config.console.teach is not None:
+            from edgeslm.console.teaching import find_encoder
+
+            find_encoder(config.console.teach, deployment.models)
     except ConfigError as error:
         return error.problems
     return []

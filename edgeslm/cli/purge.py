@@ -18,7 +18,8 @@ _WORDS = {
     "waiting": "messages that waited for an answer",
     "windows": "messages of windows that are not complete",
     "remembered": "remembered messages",
-    "corrections": "corrections",
+    "corrections": "corrections and labels",
+    "samples": "messages kept for teaching",
     "damaged_files": "journals that were set aside as damaged",
 }
 
@@ -31,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--state-dir",
         type=Path,
         metavar="DIR",
-        help="instead of CONFIG: purge all journals and corrections in it",
+        help="instead of CONFIG: purge all journals, corrections and samples in it",
     )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeslm.node.purge import purge
     from edgeslm.storage.database import Database, journal_of
     from edgeslm.storage.erasure_filter import Choice
+    from edgeslm.storage.sample_store import SampleStore, samples_of
 
     if (arguments.config is None) == (arguments.state_dir is None):
         raise EdgeslmError("name the node's configuration, or its --state-dir")
@@ -55,11 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
         config = load_config(arguments.config)
         state_dir, journals = config.state_dir, [journal_of(config)]
         collections = [section.path for section in config.knowledge.values()]
+        samples = [samples_of(config)]
     else:
         state_dir, collections = arguments.state_dir, []
         journals = [Database(file) for file in sorted(state_dir.glob("journal-*.sqlite"))]
+        samples = [SampleStore(file) for file in sorted(state_dir.glob("samples-*.sqlite"))]
     choice = Choice(arguments.older_than, arguments.id)
-    erased = purge(state_dir, journals, collections, choice, dry_run=arguments.dry_run)
+    erased = purge(state_dir, journals, collections, samples, choice, dry_run=arguments.dry_run)
     if arguments.json:
         say(json.dumps({"dry_run": arguments.dry_run, "erased": erased}))
         return 0

@@ -7,7 +7,8 @@ from ipaddress import ip_network
 from typing import Final
 
 from edgeslm.config.schema import Config
-from edgeslm.config.sections import Api, Broker, Console, WebServer
+from edgeslm.config.sections import Broker
+from edgeslm.config.web_sections import Api, Console, Teach, WebServer
 from edgeslm.config.yaml_source import Path
 
 Fault = tuple[Path, str]
@@ -23,6 +24,8 @@ def network_faults(config: Config) -> Iterator[Fault]:
     yield from _broker_faults(config.broker)
     if config.console is not None:
         yield from _console_faults(config.console)
+        if config.console.teach is not None:
+            yield from _teach_faults(config.console.teach, config)
     if config.api is not None:
         yield from _api_faults(config.api, config)
 
@@ -92,6 +95,24 @@ def _console_faults(console: Console) -> Iterator[Fault]:
             "lets everybody in who can connect: let peers be the proxy's address alone, as [172.30.32.2]"
         )
         yield ("console", "ingress"), sentence
+
+
+def _teach_faults(teach: Teach, config: Config) -> Iterator[Fault]:
+    path: Path = ("console", "teach")
+    if config.journal.keep == "none":
+        yield path, "keeps messages on this disk, and journal says none; remove one of them"
+    if config.signing.refuses:
+        yield path, "heads that are taught here have no signature, and signing refuses such; remove it"
+    for index, name in enumerate(teach.tasks):
+        task = config.tasks.get(name)
+        if task is None:
+            known = ", ".join(config.tasks)
+            yield (*path, "tasks", index), f"no task is called {name!r}; there are: {known}"
+        elif task.kind not in (None, "classify"):
+            yield (*path, "tasks", index), f"{name} is of kind {task.kind}; only classify can be taught here"
+    if teach.encoder is not None and config.models and teach.encoder not in config.models:
+        known = ", ".join(config.models)
+        yield (*path, "encoder"), f"no model is called {teach.encoder!r}; there are: {known}"
 
 
 def _api_faults(api: Api, config: Config) -> Iterator[Fault]:

@@ -31,10 +31,8 @@ from edgeslm.config.fields import (
 from edgeslm.config.languages import Language
 from edgeslm.config.remote_stages import ChatServer, RemoteStage, Stage
 from edgeslm.config.sections import (
-    Api,
     Audit,
     Broker,
-    Console,
     Control,
     Discovery,
     Feedback,
@@ -49,6 +47,7 @@ from edgeslm.config.sections import (
     Updates,
 )
 from edgeslm.config.task_kinds import ALLOWED, Kind, Option
+from edgeslm.config.web_sections import Api, Console
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, base_topic
 
 MAX_ROUTES = 256

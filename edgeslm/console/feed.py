@@ -10,7 +10,7 @@ import json
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from edgeslm.messages import Request, Result
 from edgeslm.telemetry.health import quantiles
@@ -71,11 +71,18 @@ class Seen:
         self._feed.end(self._row, result)
 
 
+class OnRequest(Protocol):
+    """Gets each request as it comes."""
+
+    def __call__(self, request: Request, /) -> None: ...
+
+
 class Feed:
     """Last requests of a node; if ``keep_texts`` is set, also the beginnings of their inputs and results."""
 
-    def __init__(self, *, keep_texts: bool = False) -> None:
+    def __init__(self, *, keep_texts: bool = False, on_request: OnRequest | None = None) -> None:
         self._keep_texts = keep_texts
+        self._on_request = on_request
         self._rows: deque[_FeedRow] = deque(maxlen=ROWS)
         self._changed: dict[int, _FeedRow] = {}
         self._number = 0
@@ -92,6 +99,8 @@ class Feed:
         row = _FeedRow(self._number, time.time(), request.task[:100], request.reply_to[:300])
         if self._keep_texts:
             row.input = _beginning(request.input)
+        if self._on_request is not None:
+            self._on_request(request)
         self._rows.append(row)
         self._note(row)
         return Seen(self, row)

@@ -15,13 +15,13 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeslm.bundle.inspection import card_rows, describe
 from edgeslm.config.loader import Config
-from edgeslm.config.sections import Console
+from edgeslm.config.web_sections import Console
 from edgeslm.console.feed import Feed
-from edgeslm.console.wire import FROM_CONSOLE, INPUT_BYTES, Ask, Look, Viewers
+from edgeslm.console.wire import FROM_CONSOLE, INPUT_BYTES, Ask, Look, Teach, Viewers
 from edgeslm.errors import BundleError, Busy, ConfigError, InternalError, KnowledgeError
 from edgeslm.knowledge.index.database import find_collection, open_database
 from edgeslm.messages import Turn
@@ -45,6 +45,9 @@ from edgeslm.web.process import (
     server_settings,
 )
 
+if TYPE_CHECKING:
+    from edgeslm.console.teaching import HeadSwitch, Teaching
+
 log = logging.getLogger("edgeslm.console")
 
 TICK_S = 2.0
@@ -52,6 +55,8 @@ EVERY = {"health": 2, "info": 5, "routes": 2, "models": 5, "collections": 15}
 """Maps each part of the node's data to the number of ticks between two updates of this part, while a browser
 is connected. A tick is two seconds."""
 MOST_ASKS = 4
+AUDITED = ("train", "use", "back")
+"""Actions of teaching that the audit log has."""
 SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
 """Keys that are left out of a model's report card, since the console already shows their values with the
 bundle."""
@@ -73,10 +78,23 @@ class ConsoleHost(Extension):
     """
 
     def __init__(
-        self, section: Console, config: Config, service: Service, node: ShownNode, audit: AuditLog
+        self,
+        section: Console,
+        config: Config,
+        service: Service,
+        node: ShownNode,
+        audit: AuditLog,
+        switch: HeadSwitch | None = None,
     ) -> None:
         check_installed("console")
-        self.feed = Feed(keep_texts=section.texts)
+        self._teaching: Teaching | None = None
+        if section.teach is not None and switch is not None:
+            from edgeslm.console.teaching import Teaching
+
+            self._teaching = Teaching(section.teach, config, service, switch)
+        self.feed = Feed(
+            keep_texts=section.texts, on_request=self._teaching.see if self._teaching is not None else None
+        )
         self._config = config
         self._service = service
         self._audit = audit
@@ -89,6 +107,7 @@ class ConsoleHost(Extension):
         }
         self._sent: dict[str, str] = {}
         self._asks: set[asyncio.Task[None]] = set()
+        self._teachings: set[asyncio.Task[None]] = set()
         self._ticks = 0
         self._has_come = asyncio.Event()
         self._viewers = 0
@@ -100,6 +119,7 @@ class ConsoleHost(Extension):
                 **server_settings(section),
                 "token": None if section.ingress else read_token(section, config.state_dir),
                 "texts": section.texts,
+                "teaches": self._teaching is not None,
                 "timeout_s": config.limits.request_timeout_s,
             },
             self,
@@ -108,11 +128,13 @@ class ConsoleHost(Extension):
 
     @property
     def pids(self) -> Mapping[str, int]:
-        return {} if self._process.pid is None else {"console": self._process.pid}
+        own = {} if self._process.pid is None else {"console": self._process.pid}
+        return own if self._teaching is None else {**own, **self._teaching.pids}
 
     @property
     def alerts(self) -> Sequence[str]:
-        return [self._process.problem] if self._process.problem else ()
+        taught = self._teaching.problem if self._teaching is not None else None
+        return [sentence for sentence in (self._process.problem, taught) if sentence]
 
     @property
     def url(self) -> str | None:
@@ -137,9 +159,11 @@ class ConsoleHost(Extension):
                     log.debug("telling the console", exc_info=True)
         finally:
             keeping.cancel()
-            for task in self._asks:
+            for task in (*self._asks, *self._teachings):
                 task.cancel()
             await self._process.stop()
+            if self._teaching is not None:
+                await self._teaching.stop()
 
     def begun(self) -> None:
         self._sent.clear()
@@ -149,6 +173,8 @@ class ConsoleHost(Extension):
     async def _tick(self) -> None:
         """Sends the chart data since the last tick, or all data if a browser has just connected. Called every
         two seconds."""
+        if self._teaching is not None:
+            await self._teaching.tick()
         scheduler, process = self._service.scheduler, self._process
         has_come = self._has_come.is_set()
         self._has_come.clear()
@@ -224,12 +250,14 @@ class ConsoleHost(Extension):
             }
         return found
 
-    def heard(self, said: Ask | Look | Viewers) -> None:
+    def heard(self, said: Ask | Look | Teach | Viewers) -> None:
         if isinstance(said, Ask):
-            self._begin(self._ask(said.number, said.task, said.input, said.options))
+            self._begin(self._ask(said.number, said.task, said.input, said.options), self._asks)
         elif isinstance(said, Look):
             read, wrote = self.feed.text(said.row)
             self._process.send("text", number=said.number, input=read, output=wrote)
+        elif isinstance(said, Teach):
+            self._begin(self._teach(said), self._teachings)
         else:
             self._viewers = said.count
             if said.count:
@@ -238,10 +266,25 @@ class ConsoleHost(Extension):
     def lost(self) -> None:
         self._viewers = 0
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _teach(self, said: Teach) -> None:
+        state: Mapping[str, Any] = {"error": "Teaching is off: add teach to console in the configuration."}
+        if self._teaching is not None:
+            try:
+                state = await self._teaching.answer(said.action, said.arguments)
+                if said.action in AUDITED:
+                    status = "error" if "error" in state else "ok"
+                    self._audit.note("taught", task=state.get("task"), action=said.action, status=status)
+            except Exception as error:
+                log.error("teaching failed: %s", type(error).__name__)
+                log.debug("teaching failed", exc_info=True)
+                state = {"error": f"The node failed on it ({type(error).__name__})."}
+        self._process.send("taught", number=said.number, state=state)
+
+    @staticmethod
+    def _begin(work: Coroutine[Any, Any, None], running: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._asks.add(task)
-        task.add_done_callback(self._asks.discard)
+        running.add(task)
+        task.add_done_callback(running.discard)
 
     async def _ask(self, number: int, task: str, text: str, options: dict[str, Any]) -> None:
         request = parse_request(

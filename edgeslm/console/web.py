@@ -59,6 +59,10 @@ MOST_STREAMS = 16
 MOST_ASKS = 2
 """Maximum number of requests from the page's form that run at a time."""
 BODY_BYTES = 3 * INPUT_BYTES
+TEACH_BYTES = 16_384
+MOST_TEACHINGS = 8
+"""Maximum number of actions of the page that teaches, at a time."""
+_ARGUMENTS = ("task", "message", "label")
 BEAT_S = 15.0
 """Interval of keep-alives on an event stream without new data; each keep-alive also checks the session."""
 TAKE_S = 30.0
@@ -144,6 +148,10 @@ class AskedNode(Protocol):
         """Input and result of the request with number ``row``."""
         ...
 
+    async def teach(self, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Does an action of the page that teaches. :return: the state, or an ``error``."""
+        ...
+
     def note_viewers(self, count: int) -> None:
         """Reports the number of connected browsers."""
 
@@ -203,19 +211,31 @@ async def _gone(receive: Receive) -> None:
 class Web:
     """The web application.
 
-    :param texts: whether browsers may read the input and result of requests.
+    :param texts: whether browsers may read the input and result of requests. :param teaches: whether they
+        may teach tasks.
     """
 
-    def __init__(self, access: Access, view: View, node: AskedNode, *, secure: bool, texts: bool) -> None:
+    def __init__(
+        self,
+        access: Access,
+        view: View,
+        node: AskedNode,
+        *,
+        secure: bool,
+        texts: bool,
+        teaches: bool = False,
+    ) -> None:
         self._access = access
         self._view = view
         self._node = node
         self._secure = secure
         self._texts = texts
+        self._teaches = teaches
         self._cookie = "__Host-edgeslm" if secure else "edgeslm"
         self._files = _load_files()
         self._streams = 0
         self._asks = 0
+        self._teachings = 0
         routes = [
             Route("/", self._page),
             Route("/login", self._login, methods=["GET", "POST"]),
@@ -224,6 +244,7 @@ class Web:
             Route("/api/node", self._now),
             Route("/api/ask", self._answer, methods=["POST"]),
             Route("/api/text/{number:int}", self._texts_of),
+            Route("/api/teach", self._teach, methods=["POST"]),
             Route("/static/{name}", self._static),
         ]
         app = Starlette(routes=routes, exception_handlers={Refusal: _refused, 500: _failed})
@@ -279,6 +300,7 @@ class Web:
             "first": True,
             "csrf": request.state.session.csrf,
             "texts": self._texts,
+            "teaches": self._teaches,
             "ingress": self._access.is_ingress,
         }
         return EventStream(self, self._view, first, cookie)
@@ -292,12 +314,7 @@ class Web:
         self._node.note_viewers(self._streams)
 
     async def _answer(self, request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise Refusal(415, "Send JSON.")
-        try:
-            asked = json.loads(await read_body(request, BODY_BYTES))
-        except (ValueError, RecursionError):
-            raise Refusal(400, "This isn't JSON.") from None
+        asked = await _read_json(request, BODY_BYTES)
         task, text, options = (
             (asked.get("task"), asked.get("input"), asked.get("options", {}))
             if isinstance(asked, dict)
@@ -316,6 +333,22 @@ class Web:
             return JSONResponse(await self._node.ask(task, text, options))
         finally:
             self._asks -= 1
+
+    async def _teach(self, request: Request) -> Response:
+        if not self._teaches:
+            raise Refusal(404, "Teaching is off: add teach to console in the configuration.")
+        asked = await _read_json(request, TEACH_BYTES)
+        action = asked.get("action") if isinstance(asked, dict) else None
+        if not isinstance(action, str) or not all(isinstance(value, str) for value in asked.values()):
+            raise Refusal(400, "Send an object with action and, if you like, task, message and label.")
+        if self._teachings >= MOST_TEACHINGS:
+            raise Refusal(429, "Too much at a time; try again.", {"Retry-After": "1"})
+        self._teachings += 1
+        try:
+            state = await self._node.teach(action, {k: asked[k] for k in _ARGUMENTS if k in asked})
+        finally:
+            self._teachings -= 1
+        return JSONResponse(state, 409 if "error" in state else 200)
 
     async def _texts_of(self, request: Request) -> Response:
         if not self._texts:
@@ -342,6 +375,16 @@ class Web:
         if "gzip" in Headers(scope=request.scope).get("accept-encoding", ""):
             headers["Content-Encoding"], body = "gzip", file.packed
         return Response(body, headers=headers, media_type=file.media_type)
+
+
+async def _read_json(request: Request, most_bytes: int) -> Any:
+    """:raises Refusal: the body isn't JSON, or too long."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise Refusal(415, "Send JSON.")
+    try:
+        return json.loads(await read_body(request, most_bytes))
+    except (ValueError, RecursionError):
+        raise Refusal(400, "This isn't JSON.") from None
 
 
 async def _refused(request: Request, error: Exception) -> Response:

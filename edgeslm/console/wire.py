@@ -3,11 +3,11 @@
 The console process faces untrusted browsers, so the node accepts only typed messages from it. The first
 message of the console process is ``Listening``, or ``Refused`` if the web server can't start.
 
-The node sends JSON objects of six kinds (key ``kind``). ``settings`` is the first message and has the
+The node sends JSON objects of seven kinds (key ``kind``). ``settings`` is the first message and has the
 settings of the console. ``tick`` has the figures of the last two seconds (``moment``). ``rows`` has the
 requests that changed. ``told`` has the new ``value`` of a ``part`` of the node's data. ``answer`` has the
 ``result`` of the ``Ask`` with this ``number``. ``text`` has the ``input`` and ``output`` for the ``Look``
-with this ``number``.
+with this ``number``. ``taught`` has the ``state`` after the ``Teach`` with this ``number``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,16 @@ class Look:
     row: int
 
 
-Said = Listening | Refused | Viewers | Ask | Look
+@dataclass(frozen=True, slots=True)
+class Teach:
+    """An action of the page that teaches; ``arguments`` are unchecked, as the browser sent them."""
+
+    number: int
+    action: str
+    arguments: dict[str, Any]
+
+
+Said = Listening | Refused | Viewers | Ask | Look | Teach
 
 FROM_CONSOLE: Final = Frames(Said, 256 * 1024, most_containers=10_000)
 """Format of messages from the console process to the node. The size limit leaves room for the longest

@@ -15,7 +15,7 @@ from typing import Any
 from edgeslm.console.access import Access
 from edgeslm.console.view import View
 from edgeslm.console.web import Web
-from edgeslm.console.wire import FROM_CONSOLE, Ask, Look, Viewers
+from edgeslm.console.wire import FROM_CONSOLE, Ask, Look, Teach, Viewers
 from edgeslm.ipc.codec import FrameError
 from edgeslm.web.server import Refusal, WebWorker, run_worker, serve
 
@@ -44,11 +44,12 @@ class Worker(WebWorker):
             self,
             secure=secure,
             texts=settings["texts"],
+            teaches=settings["teaches"],
         )
         await serve(web.app, settings, self.say)
 
     def take(self, message: dict[str, Any]) -> None:
-        if message["kind"] in ("answer", "text"):
+        if message["kind"] in ("answer", "text", "taught"):
             future = self._pending.get(message["number"])
             if future is not None and not future.done():
                 future.set_result(message)
@@ -67,7 +68,12 @@ class Worker(WebWorker):
         told = await self._get(Look(next(self._numbers), row))
         return {"input": told["input"], "output": told["output"]}
 
-    async def _get(self, asked: Ask | Look) -> dict[str, Any]:
+    async def teach(self, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        told = await self._get(Teach(next(self._numbers), action, arguments))
+        state: dict[str, Any] = told["state"]
+        return state
+
+    async def _get(self, asked: Ask | Look | Teach) -> dict[str, Any]:
         future = self._pending[asked.number] = asyncio.get_running_loop().create_future()
         try:
             self.say(asked)

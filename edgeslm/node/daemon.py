@@ -147,13 +147,13 @@ class Daemon:
         service.escalation.servers.on_sent = self._note_sent
         self._tracer = Tracer(config.tracing, config.node, service)
         self._losses = BrokerLosses()
+        self._store = store or Store(config.state_dir, config.node)
+        self.admin = Admin(path, self, service, self._store, self._presence, self._manager)
+        self.updater = Updater(self._store, self.admin, service, self.meter, self._presence)
         self._console = self._make_console()
         pools = config.state_dir / f"pools-{config.node}.json"
         self._membership = Membership(self.topics, config.pool, pools)
         self._pipeline = self._make_pipeline()
-        self._store = store or Store(config.state_dir, config.node)
-        self.admin = Admin(path, self, service, self._store, self._presence, self._manager)
-        self.updater = Updater(self._store, self.admin, service, self.meter, self._presence)
         self.extensions = [self.updater, self.admin, self._tracer, self._losses, *self._make_extensions()]
         self._by_topic = {one.filter: part for part in self.extensions for one in part.subscriptions}
 
@@ -192,11 +192,20 @@ class Daemon:
         )
 
     def _make_console(self) -> ConsoleHost | None:
+        if self.config.console is None or self.config.console.teach is None:
+            self._forget_samples()
         if self.config.console is None:
             return None
         from edgeslm.console.host import ConsoleHost
 
-        return ConsoleHost(self.config.console, self.config, self.service, self, self._audit)
+        console = self.config.console
+        return ConsoleHost(console, self.config, self.service, self, self._audit, self.updater)
+
+    def _forget_samples(self) -> None:
+        """Deletes the messages that were kept for teaching while that was on."""
+        for file in self.config.state_dir.glob(f"samples-{self.config.node}.sqlite*"):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def _make_extensions(self) -> Iterator[Extension]:
         """The extensions that the configuration enables. Modules of disabled extensions aren't imported."""

@@ -1,8 +1,8 @@
 """``edgeslm purge``: erases the messages that the user has chosen from all files in which a node stores them.
 
-A node stores texts of messages in the journal (answers, spool, windows), in remembered passages and in
-corrections. Journal files that the node renamed because they were damaged can't be searched and are deleted
-whole.
+A node stores texts of messages in the journal (answers, spool, windows), in remembered passages, in
+corrections and in samples for teaching. Journal files that the node renamed because they were damaged can't
+be searched and are deleted whole.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from edgeslm.storage.database import Database
 from edgeslm.storage.erasure import erase_messages
 from edgeslm.storage.erasure_filter import Choice
 from edgeslm.storage.feedback_store import FeedbackStore
+from edgeslm.storage.sample_store import SampleStore
 
-PLACES = ("answers", "waiting", "windows", "remembered", "corrections", "damaged_files")
+PLACES = ("answers", "waiting", "windows", "remembered", "corrections", "samples", "damaged_files")
 _TABLES = {"requests": "answers", "spool": "waiting", "windows": "windows"}
 
 
@@ -28,6 +29,7 @@ def purge(
     state_dir: Path,
     journals: Sequence[Database],
     collections: Iterable[Path],
+    samples: Iterable[SampleStore],
     choice: Choice,
     *,
     dry_run: bool = False,
@@ -58,6 +60,7 @@ def purge(
             with Collection(file, writes=True) as collection:
                 erased["remembered"] += forget(collection, choice, dry_run=dry_run)
     erased["corrections"] = FeedbackStore(state_dir).erase(choice, dry_run=dry_run)
+    erased["samples"] = sum(one.erase(choice, dry_run=dry_run) for one in samples)
     for file in sorted(state_dir.glob("journal-*.damaged*")):
         erased["damaged_files"] += not file.name.endswith(("-wal", "-shm", ".taken"))
         if not dry_run:

@@ -4,10 +4,14 @@ Each task has one JSON lines file in the format that ``tune`` reads. A row has t
 ``label`` or ``fields``, and the time ``at``; of the rows with the same text, training uses the newest. A row
 that came over MQTT has its sender in ``by`` ("" if unnamed), and training doesn't use it until somebody
 accepts it, which sets ``accepted``. Texts leave the device only if somebody copies or fetches them.
+
+A store with a :class:`~edgeslm.storage.encryption.Seal` has files of its own, whose texts and answers are
+encrypted.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime
 import fcntl
 import json
@@ -16,12 +20,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.errors import FeedbackError
 from edgeslm.storage.erasure_filter import UNKNOWN_AGE_S, Choice, id_of
 
+if TYPE_CHECKING:
+    from edgeslm.storage.encryption import Seal
+
 FOLDER = "feedback"
+SEALED = "sealed"
+"""Folder, within the other, of the files with encrypted rows."""
 MOST_BYTES = 16_000_000
 """Maximum size of a task's file in bytes, enough for about 100,000 corrections, so that a flood of feedback
 can't fill the disk."""
@@ -40,11 +49,16 @@ class Correction:
     by: str | None = None
     """The sender, if the correction came over MQTT; "" for a sender without a name."""
 
-    def encode(self, now: datetime.datetime) -> bytes:
+    def encode(self, now: datetime.datetime, seal: Seal | None = None) -> bytes:
+        """The row. With a ``seal``, its text and answer are encrypted, but not its time, id and sender."""
         answer = {"label": self.label} if self.fields is None else {"fields": dict(self.fields)}
+        content: dict[str, Any] = {"text": self.text, **answer}
+        if seal is not None:
+            sealed = seal.close(json.dumps(content).encode(), _place(self.task))
+            content = {"sealed": base64.b64encode(sealed).decode()}
         name = {} if self.id is None else {"id": self.id}
         sender = {} if self.by is None else {"by": self.by}
-        row = {"text": self.text, **answer, "at": now.isoformat(timespec="seconds"), **name, **sender}
+        row = {**content, "at": now.isoformat(timespec="seconds"), **name, **sender}
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
@@ -66,8 +80,10 @@ class FeedbackStore:
     """The corrections stored in the folder ``state_dir``. Several processes may write, since a lock protects
     each file."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self._folder = state_dir / FOLDER
+    def __init__(self, state_dir: Path, seal: Seal | None = None) -> None:
+        self._state_dir = state_dir
+        self._folder = state_dir / FOLDER / (SEALED if seal is not None else "")
+        self._seal = seal
 
     def file(self, task: str) -> Path:
         return self._folder / f"{task}.jsonl"
@@ -84,7 +100,25 @@ class FeedbackStore:
             return []
         except OSError as error:
             raise FeedbackError(f"{file} can't be read: {error.strerror}") from None
-        return [row for line in lines if (row := _row(line)) is not None]
+        return [row for line in lines if (row := self._read(task, line)) is not None]
+
+    def _read(self, task: str, line: bytes) -> Row | None:
+        return _row(line if self._seal is None else _opened(line, self._seal, task))
+
+    def take_back(self, task: str, text: str) -> None:
+        """Removes the newest row of a text that was said on this device.
+
+        :raises FeedbackError: the file can't be rewritten; it is unchanged.
+        """
+
+        def without_last(lines: list[bytes]) -> list[bytes]:
+            for place in reversed(range(len(lines))):
+                row = self._read(task, lines[place])
+                if row is not None and row["text"] == text and "by" not in row:
+                    return [*lines[:place], *lines[place + 1 :]]
+            return lines
+
+        _rewrite(self.file(task), without_last)
 
     def page(self, task: str, start: int, size: int) -> tuple[list[Row], int | None]:
         """The corrections of about ``size`` bytes of the task's file, from the byte ``start`` on.
@@ -124,14 +158,14 @@ class FeedbackStore:
         """Appends a correction to the task's file. :return: the file. :raises FeedbackError: the file can't
         be written, or is full."""
         file = self.file(correction.task)
-        row = correction.encode(datetime.datetime.now(datetime.UTC))
+        row = correction.encode(datetime.datetime.now(datetime.UTC), self._seal)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             descriptor = _locked(file)
             try:
                 size = os.fstat(descriptor).st_size
                 if not size:
-                    _give_to_owner_of(file.parent.parent, file.parent, file)
+                    _give_to_owner_of(self._state_dir, self._state_dir / FOLDER, file.parent, file)
                 elif os.pread(descriptor, 1, size - 1) != b"\n":  # a row truncated by a power cut
                     row = b"\n" + row
                 if size + len(row) > MOST_BYTES:
@@ -161,7 +195,7 @@ class FeedbackStore:
             gone += len(rows) - len(kept)
             return rows if dry_run else kept
 
-        for file in sorted(self._folder.glob("*.jsonl")):
+        for file in sorted(self._folder.glob("**/*.jsonl")):
             _rewrite(file, left)
         return gone
 
@@ -175,6 +209,21 @@ def _locked(file: Path) -> int:
             if os.path.samestat(os.fstat(descriptor), file.stat()):
                 return descriptor
         os.close(descriptor)
+
+
+def _place(task: str) -> bytes:
+    """The associated data that binds an encrypted row to its task."""
+    return b"feedback " + task.encode()
+
+
+def _opened(line: bytes, seal: Seal, task: str) -> bytes:
+    """A line with its content decrypted; empty if that can't be read."""
+    try:
+        row = json.loads(line)
+        content = json.loads(seal.open(base64.b64decode(row.pop("sealed")), _place(task)))
+        return json.dumps({**row, **content}).encode()
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return b""
 
 
 def _row(line: bytes) -> Row | None:
@@ -200,6 +249,8 @@ def _rewrite(file: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
                 with os.fdopen(os.open(beside, flags, 0o600), "wb") as stream:
                     stream.write(b"".join(kept))
+                    stream.flush()
+                    os.fsync(stream.fileno())
                 status = os.fstat(descriptor)
                 beside.chmod(status.st_mode & 0o777)
                 if os.geteuid() == 0:

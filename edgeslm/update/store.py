@@ -249,15 +249,18 @@ class Store:
             self._put(model, entry.model_copy(update={"tries": None}))
 
     def roll_back(self, model: str) -> str:
-        """Activates the previous bundle. :return: its digest. :raises BundleError: there is no
-        previous bundle."""
+        """Activates the previous bundle. A task's next roll-back is to what the configuration names.
+
+        :return: the bundle's digest. :raises BundleError: there is no previous bundle.
+        """
         entry = self.entry(model)
         if entry is None or entry.previous is None:
             raise BundleError(f"model {model} has nothing to go back to")
+        left = None if task_of(model) is None else entry.base
         back = (
             None
             if entry.previous == entry.base
-            else entry.model_copy(update={"active": entry.previous, "previous": None, "tries": None})
+            else entry.model_copy(update={"active": entry.previous, "previous": left, "tries": None})
         )
         self._put(model, back)
         return entry.previous

@@ -74,6 +74,7 @@ class Updater(Extension):
         self, store: Store, reloader: Reloader, service: Service, meter: Meter, presence: Announces
     ) -> None:
         self._store = store
+        self.entry = store.entry
         self._reloader = reloader
         self._service = service
         self._meter = meter

@@ -25,7 +25,7 @@ from edgeslm.ipc.process import Child, RestartBackoff
 from edgeslm.web.wire import Listening
 
 if TYPE_CHECKING:  # web processes import this module, and need no configuration
-    from edgeslm.config.sections import WebServer
+    from edgeslm.config.web_sections import WebServer
 
 MOST_BACKLOG_BYTES = 512 * 1024
 """Limit of unread bytes in the pipe, above which messages are dropped."""
@@ -34,7 +34,11 @@ FEWEST_CHARACTERS = 16
 STOP_GRACE_S = 2.0
 AGAIN_S = 2.0
 TO_WEB = frames_to_child(Any)
-PACKAGES: Mapping[str, tuple[str, ...]] = {"api": ("starlette", "uvicorn"), "mcp": ("mcp",)}
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "api": ("starlette", "uvicorn"),
+    "mcp": ("mcp",),
+    "heads": ("sklearn",),
+}
 """Import names of an extra's packages."""
 
 

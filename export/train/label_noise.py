@@ -53,12 +53,12 @@ def held_out_labels(
     head = learn(vectors, truth, len(labels), folds, strengths=(_STRENGTH,))
     verdicts = fit_calibration(log_softmax(head.logits), truth[head.held]).verdicts
     by_meaning = np.array([verdict.scores for verdict in verdicts])
-    by_words = _shares_by_words(texts, truth, folds)
+    by_words = shares_by_words(texts, truth, folds)
     log_mean = (np.log(np.maximum(by_meaning, LEAST_PROBABILITY)) + np.log(by_words)) / 2
     return head.held, truth[head.held], np.exp(log_softmax(log_mean))
 
 
-def _shares_by_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
+def shares_by_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
     """Held-out probabilities [tested, labels] by the classifier on words, in the order of the folds. Each
     fold's training set has all labels."""
     import numpy as np

@@ -137,7 +137,7 @@ class Worker:
             return Output(COST, fields=_pointed(call))
         if isinstance(call, Read):
             return Output(COST, probabilities=tuple(map(_relevance, call.texts)))
-        return Output(COST, probabilities=(1.0,))
+        return Output(COST, probabilities=_labelled(call, text))
 
 
 def _input_of(call: Call) -> str:
@@ -174,6 +174,15 @@ def _calls_for(call: Generate, text: str) -> tuple[ToolCall, ...]:
     tools = [tool for tool in call.prompt.tools if tool.name in call.calls.names]
     named = [tool for tool in tools if tool.name in text] or ([] if call.calls.or_text else tools[:1])
     return tuple(ToolCall(tool.name, _object_of(tool.schema)) for tool in named[: call.calls.most])
+
+
+def _labelled(call: Classify, text: str) -> tuple[float, ...]:
+    """The label that the text has gets 0.9, else the first one."""
+    learned = load_bundle(Path(call.head)).manifest.learned
+    assert learned is not None
+    chosen = next((i for i, label in enumerate(learned.labels) if label in text), 0)
+    rest = 0.1 / (len(learned.labels) - 1)
+    return tuple(0.9 if i == chosen else rest for i in range(len(learned.labels)))
 
 
 def _pointed(call: Point) -> tuple[Pointed, ...]:

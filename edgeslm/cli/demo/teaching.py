@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm.cli.demo.material import LabelledMessage
-from edgeslm.cli.teach.training import Lesson
+from edgeslm.teaching.lesson import Lesson
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import fcntl
 import os
@@ -20,10 +19,10 @@ from edgeslm.cli.listening import PATIENCE_S
 from edgeslm.cli.parts import HERE, SERVICE, configuration
 from edgeslm.cli.screen import ProgressLine, say
 from edgeslm.cli.starter import nearest_starter_dir
-from edgeslm.cli.teach.session import Row, Session
-from edgeslm.cli.teach.training import Lesson
-from edgeslm.errors import EdgeslmError, InvalidRequest, UnknownTask, plural
-from edgeslm.protocol.strict_json import parse_json
+from edgeslm.errors import EdgeslmError, UnknownTask, plural
+from edgeslm.teaching.lesson import Lesson
+from edgeslm.teaching.rows import FEWEST, Labels, earlier_rows, read_messages
+from edgeslm.teaching.session import KEYS, Row, Session
 from edgeslm.telemetry.log_lines import printable
 
 if TYPE_CHECKING:
@@ -31,11 +30,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "label messages in the terminal and train a task on them, on this device"
 EXAMPLE = "edgeslm teach triage --listen 60"
-KEYS = "123456789abcdefghijklmnoprtvwxyz"
-"""Keys of the labels, in their order; ``q``, ``s`` and ``u`` have other meanings."""
 QUIT, SKIP, UNDO = "q", "s", "u"
-FEWEST = 2
-"""Texts that each label needs."""
 ENCODER = "minilm-l6-int8"
 
 
@@ -68,6 +63,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """:raises EdgeslmError: the task can't be taught here, there are no messages, or training failed."""
     from edgeslm.config.loader import load_config
+    from edgeslm.storage.feedback_store import FeedbackStore
 
     file = configuration(arguments.config)
     config = load_config(file)
@@ -82,14 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
         if out.exists() and not (out / "manifest.json").is_file():
             raise EdgeslmError(f"{out} exists and is no trained task; name another folder with --out.")
         _decide(config, arguments.task)
-        rows = _rows(config, arguments.task, labels)
+        given = Labels(FeedbackStore(config.state_dir), arguments.task)
+        rows = earlier_rows(given, labels)
         texts = list(dict.fromkeys([*_messages(arguments, config), *(row["text"] for row in rows)]))
         if not texts:
             raise EdgeslmError("There are no messages: name some with --from, or listen with --listen.")
-        session = Session(lesson, texts, rows, lambda row: _keep(config, arguments.task, row))
+        session = Session(lesson, texts, rows, given)
         _label(session, list(labels))
         with _turn(out):  # labels of other sessions, which end or train meanwhile, count too
-            if not _train(lesson, _rows(config, arguments.task, labels), out):
+            if not _train(lesson, earlier_rows(given, labels), out):
                 return 1
         _tell_use(lesson, out, config, file.resolve(), is_wanted=arguments.use)
         return 0
@@ -114,16 +111,6 @@ def _encoder(named: Path | None) -> Path:
     return found
 
 
-def _rows(config: Config, task: str, labels: dict[str, str]) -> list[Row]:
-    """Labels that were given before, the newest of each text; those of removed labels are left out."""
-    from edgeslm.storage.feedback_store import FeedbackStore, is_used
-
-    store = FeedbackStore(config.state_dir)
-    rows = [row for row in store.rows(task) if is_used(row) and row.get("label") in labels]
-    found = {row["text"]: row["label"] for row in rows}
-    return [{"text": text, "label": label} for text, label in found.items()]
-
-
 def _decide(config: Config, task: str) -> None:
     """Asks about corrections that came over MQTT."""
     from edgeslm.cli.teach.decisions import decide
@@ -131,12 +118,6 @@ def _decide(config: Config, task: str) -> None:
 
     with _keys() as read:
         decide(FeedbackStore(config.state_dir), task, read)
-
-
-def _keep(config: Config, task: str, row: Row) -> None:
-    from edgeslm.storage.feedback_store import Correction, FeedbackStore
-
-    FeedbackStore(config.state_dir).keep(Correction(task, row["text"], row["label"]))
 
 
 def _schema(config: Config, name: str, file: Path) -> Mapping[str, Any] | None:
@@ -183,24 +164,16 @@ def _read(file: Path, config: Config, task: str) -> list[str]:
     from edgeslm.node.routes.route import RouteReader, RouteWork
 
     routes = [RouteReader(route, config.base) for route in config.routes if route.task == task]
-    try:
-        lines = file.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EdgeslmError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}.") from None
-    texts = []
-    for line in lines:
-        text = line.rstrip("\r")
-        topic, _, payload = text.partition(" ")
+
+    def texts_of(line: str) -> list[str] | None:
+        topic, _, payload = line.partition(" ")
         route = next((one for one in routes if "/" in topic and one.matches(topic)), None)
-        if route is not None:
-            work = route.consider(topic, payload.encode(), False, time.monotonic())
-            texts += [_sound(work.input)] if isinstance(work, RouteWork) else []
-            continue
-        with contextlib.suppress(InvalidRequest):
-            row = parse_json(line)
-            text = row["text"] if isinstance(row, dict) and isinstance(row.get("text"), str) else text
-        texts += [text] if text.strip() else []
-    return texts
+        if route is None:
+            return None
+        work = route.consider(topic, payload.encode(), False, time.monotonic())
+        return [_sound(work.input)] if isinstance(work, RouteWork) else []
+
+    return read_messages(file, texts_of=texts_of)
 
 
 def _heard(config: Config, task: str, seconds: float) -> list[str]:
@@ -241,37 +214,34 @@ def _sound(text: str) -> str:
 def _label(session: Session, labels: Sequence[str]) -> None:
     """Asks for labels until the user quits or no message is left."""
     shown = None
-    try:
-        with _keys() as read:
-            say(f"{SKIP} skips a message, {UNDO} takes the last label back, {QUIT} ends and trains.")
-            while (one := session.next()) is not None or session.can_undo:
-                if one is None:
-                    say(f"\nNo message is left: {UNDO} takes the last label back, any other key trains.")
-                    if read() != UNDO:
-                        break
-                    session.undo()
-                    continue
-                if session.accuracy is not None and session.accuracy != shown:
-                    shown = session.accuracy
-                    low, high = shown["interval"]
-                    count = plural(len(session.rows), "label")
-                    right = f"{shown['share']:.2f} right ({low:.2f} to {high:.2f})"
-                    say(f"\n{count}: {right} of these, in cross-validation")
-                guess = "" if one["guess"] is None else f"   (so far: {one['guess']} {one['confidence']:.2f})"
-                say(f"\n{printable(one['text'][:1000])}{guess}")
-                say("  ".join(f"{key} {label}" for key, label in zip(KEYS, labels, strict=False)))
-                key = read()
-                if key == QUIT:
+    with _keys() as read:
+        say(f"{SKIP} skips a message, {UNDO} takes the last label back, {QUIT} ends and trains.")
+        while (one := session.next()) is not None or session.can_undo:
+            if one is None:
+                say(f"\nNo message is left: {UNDO} takes the last label back, any other key trains.")
+                if read() != UNDO:
                     break
-                if key == UNDO:
-                    say("taken back" if session.undo() is not None else "there is nothing to take back")
-                elif key == SKIP:
-                    session.skip(one["text"])
-                elif key in KEYS[: len(labels)]:
-                    session.label(one["text"], labels[KEYS.index(key)])
-                    say(f"-> {labels[KEYS.index(key)]}")
-    finally:
-        session.store()
+                session.undo()
+                continue
+            if session.accuracy is not None and session.accuracy != shown:
+                shown = session.accuracy
+                low, high = shown["interval"]
+                count = plural(len(session.rows), "label")
+                right = f"{shown['share']:.2f} right ({low:.2f} to {high:.2f})"
+                say(f"\n{count}: {right} of these, in cross-validation")
+            guess = "" if one["guess"] is None else f"   (so far: {one['guess']} {one['confidence']:.2f})"
+            say(f"\n{printable(one['text'][:1000])}{guess}")
+            say("  ".join(f"{key} {label}" for key, label in zip(KEYS, labels, strict=False)))
+            key = read()
+            if key == QUIT:
+                break
+            if key == UNDO:
+                say("taken back" if session.undo() is not None else "there is nothing to take back")
+            elif key == SKIP:
+                session.skip(one["text"])
+            elif key in KEYS[: len(labels)]:
+                session.label(one["text"], labels[KEYS.index(key)])
+                say(f"-> {labels[KEYS.index(key)]}")
 
 
 @contextmanager

@@ -4,8 +4,9 @@ import { $, bytes, duration, mood } from "./dom.js";
 import { Live, showRoutes } from "./live.js";
 import { Ask } from "./ask.js";
 import { showCollections, showModels } from "./cards.js";
+import { Teach } from "./teach.js";
 
-const VIEWS = { live: "Live", try: "Try", models: "Models", collections: "Collections" };
+const VIEWS = { live: "Live", try: "Try", teach: "Teach", models: "Models", collections: "Collections" };
 const known = { health: null, info: null, routes: null, models: null, collections: null };
 let csrf = "";
 
@@ -24,12 +25,17 @@ async function send(path, body) {
 
 const live = new Live(showText);
 const ask = new Ask(send);
+const teach = new Teach(send);
+let teaches = false;
 
 function take(news) {
   if (news.first) {
     csrf = news.csrf;
     document.body.classList.toggle("with-texts", news.texts);
     $("leave").hidden = news.ingress;
+    ask.teaches = teaches = news.teaches;
+    document.body.classList.toggle("with-teaching", teaches);
+    if (teaches && current() === "teach") showView(false);
     live.begin();
   }
   for (const part of Object.keys(known)) if (part in news) known[part] = news[part];
@@ -97,7 +103,10 @@ function broken(sentence) {
 
 // Views
 
-const current = () => (location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "live");
+function current() {
+  const view = location.hash.slice(1);
+  return view in VIEWS && (view !== "teach" || teaches) ? view : "live";
+}
 
 function showView(moves) {
   const view = current();
@@ -112,6 +121,7 @@ function showView(moves) {
     $(`h-${view}`).focus();
     scrollTo(0, 0);
   }
+  teach.show(view === "teach");
 }
 
 addEventListener("hashchange", () => {

@@ -34,11 +34,15 @@ export class Ask {
     put($("tasks").tBodies[0], ...names.map((name) => {
       const task = info.tasks[name];
       const model = (task.stages ?? [task.model ?? "–"]).join(" → ");
-      const kind = task.taught === false ? `${task.kind}, untrained` : task.kind;
+      const kind = [task.kind, ...(task.taught === false ? [", untrained: ", this.advice(name)] : [])];
       const sends = task.sends ? el("small", {}, `sends ${task.sends.what} to ${task.sends.to}`) : "";
-      return el("tr", {}, el("td", {}, name), el("td", {}, kind), el("td", {}, model, sends ? el("br") : "", sends),
+      return el("tr", {}, el("td", {}, name), el("td", {}, ...kind), el("td", {}, model, sends ? el("br") : "", sends),
         el("td", { className: "number" }, rate(perSecond[name] ?? 0)), el("td", { className: "topic", title: task.request }, task.request));
     }));
+  }
+
+  advice(name) {
+    return this.teaches ? el("a", { href: "#teach" }, "teach it") : el("code", {}, `edgeslm teach ${name}`);
   }
 
   describe() {

@@ -18,6 +18,34 @@ function ceiling(value, least) {
   return 10 * size;
 }
 
+// The learning curve: points of [labels, share, low, high], with their interval as an area.
+export function curve(box, points) {
+  const width = box.clientWidth, height = box.clientHeight;
+  if (width < 80) return;
+  const most = ceiling(Math.max(0, ...points.map((point) => point[0])), 20);
+  const least = Math.min(0.5, ...points.map((point) => Math.floor(10 * point[2]) / 10));
+  const x = (labels) => LEFT + (width - LEFT) * labels / most;
+  const y = (share) => TOP + (height - TOP - BOTTOM) * (1 - (share - least) / (1 - least));
+  const last = points[points.length - 1];
+  const said = last ? `${last[0]} labels: right on ${Math.round(100 * last[1])} of 100, ${Math.round(100 * last[2])} to ${Math.round(100 * last[3])}` : "no figure yet";
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Learning curve. ${said}.` });
+  for (const share of [least, (1 + least) / 2, 1]) {
+    svg.append(shape("line", { class: "grid", x1: LEFT, x2: width, y1: y(share), y2: y(share) }));
+    svg.append(shape("text", { x: LEFT - 7, y: y(share) + 4, "text-anchor": "end" }, `${Math.round(100 * share)} %`));
+  }
+  for (const [labels, anchor] of [[0, "start"], [most / 2, "middle"], [most, "end"]]) {
+    svg.append(shape("text", { x: x(labels), y: height - 3, "text-anchor": anchor }, `${labels}${labels === most ? " labels" : ""}`));
+  }
+  const path = (values) => values.map(([labels, share]) => `${x(labels).toFixed(1)} ${y(share).toFixed(1)}`).join("L");
+  if (points.length > 1) {
+    const ends = [...points.map((point) => [point[0], point[3]]), ...[...points].reverse().map((point) => [point[0], point[2]])];
+    svg.append(shape("path", { class: "area", d: `M${path(ends)}Z` }));
+  }
+  const line = path(points.map((point) => [point[0], point[1]]));
+  if (points.length) svg.append(shape("path", { class: "line first", d: `M${line}${points.length > 1 ? "" : "h.01"}` }));
+  box.replaceChildren(svg);
+}
+
 export class Chart {
   // lines: [{key, name, className, area}]; words: formats a value; onPoint: called with the moment pointed at, or null
   constructor(box, { lines, words, least, title, onPoint }) {

@@ -17,7 +17,7 @@ import pytest
 from edgeslm.api.host import ApiHost, read_clients
 from edgeslm.api.wire import Submit
 from edgeslm.config.loader import parse_config
-from edgeslm.config.sections import Api
+from edgeslm.config.web_sections import Api
 from edgeslm.errors import ConfigError
 from edgeslm.node.daemon import Waits
 from tests.support.apis import ApiClient, api_node, client_of, wait_until_up

@@ -274,6 +274,21 @@ def test_check_names_the_extra_of_mcp(edgeslm: Any, config: Path, monkeypatch: p
     assert (done.status, done.err) == (1, line)
 
 
+def test_check_names_what_teaching_needs(edgeslm: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = config.read_text()
+    config.write_text(f"{text}\nconsole:\n  teach: {{encoder: small}}\n")
+    done = edgeslm("check", config)
+    assert done.status == 1 and "console.teach.encoder: small is no encoder" in done.err
+    config.write_text(f"{text}\nconsole:\n  teach: {{}}\n")
+    done = edgeslm("check", config)
+    assert (done.status, done.err) == (0, "")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    done = edgeslm("check", config)
+    number = len(config.read_text().splitlines())
+    line = f"{config}:{number}: console.teach: needs more packages: pip install '.[heads]' in a clone\n"
+    assert (done.status, done.err) == (1, line)
+
+
 def test_check_schema_prints_a_json_schema_and_needs_no_file(edgeslm: Any) -> None:
     done = edgeslm("check", "--schema")
     schema = json.loads(done.out)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.config.sections import Console
+from edgeslm.config.web_sections import Console
 from edgeslm.console.host import ConsoleHost, read_token
 from edgeslm.errors import ConfigError
 from tests.support.apps import App

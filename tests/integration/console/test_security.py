@@ -1,4 +1,4 @@
-"""The console as an attacker meets it: thirty tests over loopback against a real node.
+"""The console as an attacker meets it: thirty-two tests over loopback against a real node.
 
 They follow the OWASP web security testing guide (WSTG 4.2) as far as it means something here. The numbers are
 those of the list in ``docs/guides/console.md``.
@@ -23,9 +23,13 @@ from tests.support.brokers import Mosquitto
 from tests.support.consoles import TOKEN, Reply, Visitor, console_node, visitor_of
 from tests.support.nodes import BASE, Node
 from tests.support.paths import ROOT
+from tests.support.teaching import teaching_node
 
-PAGES = ["/", "/events", "/api/node", "/api/ask", "/api/text/1", "/logout"]
-GATED = ["app.js", "live.js", "ask.js", "cards.js", "charts.js", "dom.js", "index.html", "login.html"]
+PAGES = ["/", "/events", "/api/node", "/api/ask", "/api/text/1", "/api/teach", "/logout"]
+GATED = [
+    *("app.js", "live.js", "ask.js", "cards.js", "charts.js", "dom.js", "teach.js"),
+    *("index.html", "login.html"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +172,7 @@ def test_12_there_are_only_so_many_sessions(broker: Mosquitto, tmp_path: Path) -
 # Other sites
 
 
-@pytest.mark.parametrize("path", ["/api/ask", "/logout"])
+@pytest.mark.parametrize("path", ["/api/ask", "/api/teach", "/logout"])
 @pytest.mark.parametrize("origin", [None, "null", "http://evil.example.org", "http://localhost:1"])
 def test_13_another_site_changes_nothing(guest: Visitor, path: str, origin: str | None) -> None:
     assert guest.change(path, {"task": "say", "input": "x"}, origin=origin).status == 403
@@ -191,7 +195,7 @@ def test_15_another_site_signs_nobody_in(stranger: Visitor) -> None:
 
 
 def test_16_reading_changes_nothing(guest: Visitor) -> None:
-    for path in ("/logout", "/api/ask"):
+    for path in ("/logout", "/api/ask", "/api/teach"):
         assert guest.ask(path).status == 405
     assert guest.ask("/api/node").status == 200
 
@@ -383,3 +387,60 @@ def test_30_a_browser_that_doesn_t_read_costs_the_node_nothing(
             answered = {app.take(f"{BASE}/res/triage").json["id"] for _ in range(300)}
             assert answered >= {str(number) for number in range(300)}
         assert guest.ask("/api/node").status == 200
+
+
+# Teaching
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"[]", 400),
+        (b'{"task": "triage"}', 400),
+        (b'{"action": 1}', 400),
+        (b'{"action": "label", "message": {}, "label": "normal"}', 400),
+        (b'{"action": "label", "message": ["x"], "label": "normal"}', 400),
+        (b'{"action": "state", "task": "' + b"x" * 20_000 + b'"}', 413),
+        (b'{"action": "../use"}', 409),
+        (b'{"action": "label", "task": "triage", "message": "0", "label": "normal"}', 409),
+        (b'{"action": "label", "task": "../x", "message": "0", "label": "normal"}', 409),
+        (b'{"action": "use", "task": "triage", "folder": "/etc"}', 409),
+    ],
+)
+def test_31_what_is_no_action_is_refused(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch) as (_, teacher, _):
+        headers = {"origin": f"http://{teacher.host}", "x_edgeslm_secret": teacher.csrf}
+        reply = teacher.ask("/api/teach", "POST", body, content_type="application/json", **headers)
+        assert (reply.status, set(reply.json)) == (status, {"error"})
+        assert str(tmp_path) not in reply.text
+        assert teacher.ask("/api/teach", "POST", body, content_type="text/plain", **headers).status == 415
+        assert teacher.ask("/api/teach").status == 405
+
+
+def test_32_messages_for_teaching_reach_only_who_teaches(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a task that isn't named are not kept; no message is in the stream that every page gets."""
+    with (
+        teaching_node(tmp_path, broker.url, monkeypatch, teach={"tasks": ["triage"]}) as (_, teacher, _),
+        App(broker.port, f"{BASE}/res/#") as app,
+    ):
+        for task in ("triage", "strict", "manual"):
+            app.publish(f"{BASE}/req/{task}", {"input": f"Spindle of {task}", "id": task})
+            app.take(f"{BASE}/res/{task}")
+        while teacher.state("open")["messages"] != 1:
+            pass
+        stranger = Visitor(teacher.port)
+        assert stranger.change("/api/teach", {"action": "state"}).status == 401
+        assert teacher.change("/api/teach", {"action": "state"}, x_edgeslm_secret="x").status == 403
+        assert teacher.act("state", task="strict").status == 409
+        assert teacher.state()["message"]["text"] == "Spindle of triage"
+        for number, news in enumerate(teacher.news()):
+            assert "Spindle" not in json.dumps(news)
+            if number > 2:
+                break
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "state").glob("samples*"))
+    assert b"Spindle of triage" in kept and b"strict" not in kept and b"manual" not in kept

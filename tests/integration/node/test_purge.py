@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from edgeslm.knowledge.service.memory import remember
 from edgeslm.storage.database import Database, journal_of
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.storage.journal import Journal
+from edgeslm.storage.sample_store import Sample, samples_of
 from edgeslm.storage.spool import Spool
 from edgeslm.storage.window_store import Gathered, Windows
 from tests.support.fakes import make_delivery
@@ -28,6 +31,7 @@ DAY_S = 86_400
 ANNA, BOB = "annaqqwz", "bobvvxj"
 """A word of each one's messages, with letters that nothing else begins with."""
 
+PEOPLE = (("anna", ANNA), ("bob", BOB))
 Run = Callable[..., dict[str, int]]
 
 
@@ -70,6 +74,12 @@ def fill(config: Config, tmp_path: Path) -> None:
         store.keep(Correction("triage", text, "normal", id=f"{name}-5"))
         memories.append(Memory("hall/log of 3", f"{name}-6 0123456789ab", text, at))
         memories.append(Memory("hall/log", f"{len(name):012x}", f"{word} without an id", at))
+    samples = samples_of(config)
+    samples.open()
+    samples.add([Sample("triage", f"{word} said so", f"{name}-7") for name, word in PEOPLE])
+    samples.close()
+    with closing(sqlite3.connect(samples.file)) as db, db:
+        db.execute("UPDATE samples SET at = at - ? WHERE id = 1", (40 * DAY_S,))
     journal.close()
     for table in ("requests", "spool"):  # hers were written first
         database.write(f"UPDATE {table} SET at = at - ? WHERE id <= ?", 40 * DAY_S, 1 + (table == "spool"))
@@ -88,7 +98,7 @@ def bytes_of(tmp_path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in files)
 
 
-EVERYTHING = {"answers": 1, "waiting": 2, "windows": 1, "remembered": 2, "corrections": 1}
+EVERYTHING = {"answers": 1, "waiting": 2, "windows": 1, "remembered": 2, "corrections": 1, "samples": 1}
 
 
 def test_what_is_older_is_in_no_byte_of_any_file_and_the_rest_is_there(
@@ -110,7 +120,8 @@ def test_by_id_whatever_the_age(config: Config, tmp_path: Path, run: Run) -> Non
     assert run("--id", "bob-1") == {"answers": 1}
     assert run("--id", "bob-2") == {"waiting": 1}
     assert run("--id", "anna-*") == {**EVERYTHING, "remembered": 1}
-    assert run("--id", "bob-*") == {"waiting": 1, "windows": 1, "remembered": 1, "corrections": 1}
+    left = {"waiting": 1, "windows": 1, "remembered": 1, "corrections": 1, "samples": 1}
+    assert run("--id", "bob-*") == left
     assert b"bob-" not in bytes_of(tmp_path)
 
 

@@ -26,6 +26,7 @@ OPTIONAL = {
     "edgeslm.telemetry.home_assistant",
     "edgeslm.telemetry.discovery",
 }
+TEACHING = {"edgeslm.console.teaching", "edgeslm.teaching", "edgeslm.storage.sample_store"}
 WHEN_USED = {"edgeslm.client", "opentelemetry", "prometheus_client", "starlette"}
 
 
@@ -47,7 +48,13 @@ def test_the_modules_of_what_the_configuration_names_are_loaded(tmp_path: Path) 
         discovery={"prefix": "homeassistant"},
     )
     assert named >= OPTIONAL
-    assert named.isdisjoint(WHEN_USED)
+    assert named.isdisjoint(WHEN_USED | TEACHING)
+
+
+def test_teaching_is_loaded_where_it_is_on(tmp_path: Path) -> None:
+    named = loaded(tmp_path, console={"listen": "127.0.0.1:1", "teach": {}})
+    assert named >= TEACHING
+    assert named.isdisjoint(WHEN_USED | {"sklearn", "numpy", "edgeslm_export"})
 
 
 def test_what_was_announced_before_is_taken_back_without_the_section(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,14 +14,16 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from edgeslm.cli.demo.material import load_sms
 from edgeslm.console.host import ConsoleHost
 from tests.support.apps import WAIT_S, App
-from tests.support.brokers import Mosquitto
+from tests.support.brokers import Mosquitto, free_port
 from tests.support.consoles import TOKEN, console_node, visitor_of
 from tests.support.ingress import ingress
-from tests.support.nodes import BASE, Node
+from tests.support.nodes import BASE, Node, NodeProcess, real_configuration
+from tests.support.teaching import TEXTS, teaching_node
 
-VIEWS = ("live", "try", "models", "collections")
+VIEWS = ("live", "try", "teach", "models", "collections")
 MOST_BYTES = 150_000
 """On the wire, from the sign-in page to the first figures."""
 
@@ -44,10 +47,17 @@ def app_and_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App
     broker = Mosquitto(tmp_path_factory.mktemp("broker"))
     broker.start()
     folder = tmp_path_factory.mktemp("node")
+    (folder / "triage.txt").write_text("\n".join(TEXTS))
     with (
-        console_node(folder, broker.url, console={"texts": True}) as node,
+        pytest.MonkeyPatch.context() as patch,
+        teaching_node(
+            folder, broker.url, patch, teach={"messages": str(folder)}, console={"texts": True}
+        ) as (node, teacher, export),
         App(broker.port, f"{BASE}/res/#") as app,
     ):
+        export.doubted = [{"text": TEXTS[0], "label": "normal", "guess": "critical"}]
+        teacher.label_all(8)
+        teacher.trained()
         app.publish(f"{BASE}/req/triage", {"input": "Spindle 3 smells of burnt oil", "id": "7"})
         app.take(f"{BASE}/res/triage")
         app.publish(f"{BASE}/req/nothing", "?")
@@ -199,6 +209,72 @@ def test_requests_can_be_chosen(open_page: Callable[..., Page]) -> None:
     expect(page.locator("#requests tbody tr")).to_contain_text("unknown task")
     page.select_option("#only-task", "say")
     expect(page.locator("#no-requests")).to_have_text("None of the last requests fits.")
+
+
+def test_a_task_is_taught_with_the_keyboard(
+    browser: Browser, broker: Mosquitto, starter: Path, tmp_path: Path
+) -> None:
+    """60 real messages with the starter's models: labelled, taught, used, and taken back."""
+    taught, held = load_sms(starter / "data")
+    keys = {row.text: "2" if row.label == "spam" else "1" for row in (*taught, *held)}
+    (tmp_path / "spam.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in list(keys)[:400])
+    )
+    (tmp_path / "token").write_text(TOKEN)
+    listen = f"127.0.0.1:{free_port()}"
+    section = {"listen": listen, "token_file": str(tmp_path / "token"), "teach": {"messages": str(tmp_path)}}
+    tasks = {"spam": {"kind": "classify", "model": "small", "labels": ["ham", "spam"]}}
+    configuration = real_configuration(broker.url, starter, tmp_path, tasks=tasks, console=section)
+    said: list[str] = []
+    with (
+        App(broker.port, f"{BASE}/state", f"{BASE}/res/#") as app,
+        NodeProcess(tmp_path, configuration) as node,
+        browser.new_context(viewport={"width": 1280, "height": 860}) as context,
+    ):
+        node.wait_online(app)
+        context.set_default_timeout(4 * WAIT_S * 1000)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"http://{listen}/")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        focus(page, 'nav a[href="#teach"]')
+        page.keyboard.press("Enter")
+        progress = page.locator("#teach-progress")
+        shown = page.locator("#teach-text:not(.none)")
+        for number in range(1, 61):
+            page.keyboard.press(keys[shown.text_content() or ""])
+            expect(progress).to_have_text(re.compile(rf"^{number} labelled"))
+        page.keyboard.press("u")
+        expect(progress).to_have_text(re.compile("^59 labelled"))
+        page.keyboard.press(keys[shown.text_content() or ""])
+        expect(progress).to_have_text(re.compile("^60 labelled"))
+        page.keyboard.press("s")
+        expect(page.locator("#teach-curve path.line")).to_be_visible()
+        expect(page.locator("#teach-confusion")).to_be_visible()
+        focus(page, "#teach-train")
+        page.keyboard.press("Enter")
+        use = page.locator("#teach-use")
+        expect(use).to_be_enabled(timeout=8 * WAIT_S * 1000)
+        expect(page.locator("#teach-said")).to_have_text(
+            re.compile(r"right on \d+ of 100 .* right on \d+ of \d+")
+        )
+        focus(page, "#teach-use")
+        page.keyboard.press("Enter")
+        expect(page.locator("#teach-said")).to_contain_text("The taught head is at work, on trial")
+        app.publish(f"{BASE}/req/spam", {"input": "WINNER! Claim your free prize now, call 09061701461"})
+        result = app.take(f"{BASE}/res/spam").json["result"]
+        assert (result["label"], result["stage"]) == ("spam", "learned")
+        focus(page, "#teach-back")
+        page.keyboard.press("Enter")
+        expect(page.locator("#teach-said")).to_contain_text("No head is at work yet.")
+        app.publish(f"{BASE}/req/spam", {"input": "See you at noon"})
+        assert app.take(f"{BASE}/res/spam").json["result"]["taught"] is False
+        assert not said
+        assert node.terminate() == 0
+    rows = [json.loads(row) for row in (tmp_path / "state/feedback/spam.jsonl").read_text().splitlines()]
+    assert len(rows) == 60 and all(keys[row["text"]] == "12"[row["label"] == "spam"] for row in rows)
 
 
 def test_a_lost_connection_is_told(browser: Browser, broker: Mosquitto, tmp_path: Path) -> None:

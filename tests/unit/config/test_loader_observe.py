@@ -130,3 +130,29 @@ def test_topics_of_discovery_are_those_of_routes() -> None:
     (problem,) = problems(text % "out/4, in/4")
     assert problem.endswith("discovery.topics: no route publishes to in/4: remove it, or see the routes' to")
     assert problems(text % "'a/#/b'")
+
+
+def test_teaching_in_the_console() -> None:
+    teach = parse_config(f"{SMALL}console: {{teach: {{tasks: [triage], keep_days: 7}}}}").console
+    assert teach is not None and teach.teach is not None and teach.teach.keep_messages == 2000
+    assert (
+        parse_config(f"{SMALL}console: {{}}").console
+        == parse_config(f"{SMALL}console: {{teach: null}}").console
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ("console: {teach: {tasks: [other]}}", "console.teach.tasks[0]: no task is called 'other'"),
+        ("console: {teach: {encoder: other}}", "console.teach.encoder: no model is called 'other'"),
+        ("console: {teach: {}}\njournal: {keep: none}", "console.teach: keeps messages on this disk"),
+        (
+            "console: {teach: {}}\nsigning: {unsigned: refuse, keys: [/k]}",
+            "console.teach: heads that are taught here have no signature",
+        ),
+        ("console: {teach: {keep_messages: 5}}", "console.teach.keep_messages: must be"),
+    ],
+)
+def test_what_doesnt_fit_teaching_is_told(more: str, sentence: str) -> None:
+    assert any(sentence in problem for problem in problems(SMALL + more)), problems(SMALL + more)

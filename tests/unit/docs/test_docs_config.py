@@ -16,10 +16,8 @@ from edgeslm.config.remote_stages import ChatServer
 from edgeslm.config.sandbox import Sandbox
 from edgeslm.config.schema import Config, Example, Knowledge, Model, Route, Task
 from edgeslm.config.sections import (
-    Api,
     Audit,
     Broker,
-    Console,
     Control,
     Discovery,
     Journal,
@@ -33,6 +31,7 @@ from edgeslm.config.sections import (
     Updates,
 )
 from edgeslm.config.task_kinds import ALLOWED, POSSIBLE
+from edgeslm.config.web_sections import Api, Console, Teach
 from tests.support.paths import ROOT
 
 DOCS = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
@@ -61,6 +60,7 @@ SECTIONS: dict[str, type[Section]] = {
     "updates": Updates,
     "rollouts": Rollouts,
     "console": Console,
+    "teach": Teach,
     "api": Api,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
@@ -88,6 +88,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "updates": {},
     "rollouts": {"url": "https://hawkbit"},
     "console": {},
+    "teach": {},
     "api": {},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}

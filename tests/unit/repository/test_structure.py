@@ -24,7 +24,7 @@ LAYERS = (
     {"bundle"},
     {"telemetry"},
     {"engine", "knowledge"},
-    {"tasks"},
+    {"tasks", "teaching"},
     {"serving"},
     {"web"},
     {"update", "console", "api"},
@@ -43,7 +43,10 @@ INNER_LAYERS = {
 """Packages within a package, likewise; "" is its own modules."""
 
 BUS = {"mqtt", "client"}
-NO_BUS = {"ipc", "remote", "engine", "knowledge", "telemetry", "tasks", "serving", "web", "console", "api"}
+NO_BUS = {
+    *("ipc", "remote", "engine", "knowledge", "telemetry", "tasks", "teaching", "serving", "web"),
+    *("console", "api"),
+}
 """What computes knows no bus: requests and results are values."""
 
 ONLY_IN = {
@@ -111,7 +114,7 @@ STARTS_PROGRAMS = {
     "edgeslm/hardware/board.py": "vcgencmd of the Raspberry Pi",
     "edgeslm/cli/demo/__init__.py": "the daemon, by the command that a user would type",
     "edgeslm/cli/demo/broker.py": "mosquitto or amqtt",
-    "edgeslm/cli/teach/training.py": "edgeslm-export, by the command that a user would type",
+    "edgeslm/teaching/lesson.py": "edgeslm-export, by the command that a user would type",
     "edgeslm/cli/demo/traffic.py": "sees whether the daemon still runs",
     "export/jobs/subprocess_job.py": "the build machine's children, whose environment is another",
     "export/jobs/optimum_env.py": "venv and pip",

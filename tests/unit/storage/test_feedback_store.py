@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from edgeslm.errors import FeedbackError
+from edgeslm.storage.encryption import Seal
+from edgeslm.storage.erasure_filter import Choice
 from edgeslm.storage.feedback_store import MOST_BYTES, Correction, FeedbackStore, is_used, is_waiting
 from tests.support.disks import files_end_at
 
@@ -169,3 +171,38 @@ def test_pages_have_all_rows_once(tmp_path: Path) -> None:
         pages += 1
     assert texts == [f"text {number}" for number in range(20)] and pages > 3
     assert store.page("none", 0, 300) == ([], None)
+
+
+def test_the_newest_row_of_a_text_is_taken_back(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path)
+    for text, label in (
+        ("Fire!", "normal"),
+        ("Loud", "normal"),
+        ("Fire!", "critical"),
+        ("Smoke", "critical"),
+    ):
+        store.keep(Correction("triage", text, label))
+    store.take_back("triage", "Fire!")
+    assert [(row["text"], row["label"]) for row in store.rows("triage")] == [
+        ("Fire!", "normal"),
+        ("Loud", "normal"),
+        ("Smoke", "critical"),
+    ]
+    store.take_back("triage", "unknown")
+    assert len(list(store.rows("triage"))) == 3
+
+
+def test_rows_may_be_encrypted(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path, Seal(b"k" * 32))
+    store.keep(Correction("triage", "Fire!", "critical", id="panel-7"))
+    store.keep(Correction("triage", "Loud", "normal"))
+    (first, second) = store.rows("triage")
+    assert (first["text"], first["label"], first["id"]) == ("Fire!", "critical", "panel-7")
+    content = store.file("triage").read_bytes()
+    assert b"Fire" not in content and b"critical" not in content
+    assert FeedbackStore(tmp_path).rows("triage") == []
+    assert FeedbackStore(tmp_path, Seal(b"o" * 32)).rows("triage") == []
+    store.take_back("triage", "Loud")
+    assert second["text"] == "Loud" and len(list(store.rows("triage"))) == 1
+    assert FeedbackStore(tmp_path).erase(Choice(id="panel-*")) == 1, "without the key"
+    assert list(store.rows("triage")) == []

@@ -180,3 +180,13 @@ def test_a_start_that_ends_in_order_counts_for_nothing(store: Store, config: Con
     for _ in range(5):
         assert store.begin_start() == []
         store.end_start()
+
+
+def test_a_task_goes_back_head_by_head_to_what_the_configuration_names(store: Store) -> None:
+    for digest in ("sha256:first", "sha256:second"):
+        store.activate("learned/topic", "none", digest, on_trial=False)
+    assert store.roll_back("learned/topic") == "sha256:first"
+    assert store.roll_back("learned/topic") == "none"
+    assert store.entry("learned/topic") is None
+    with pytest.raises(BundleError, match="nothing to go back to"):
+        store.roll_back("learned/topic")

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from edgeslm.cli import main
-from edgeslm.cli.teach import training
 from edgeslm.config.loader import load_config
 from edgeslm.storage.feedback_store import Correction, FeedbackStore, is_used, is_waiting
+from edgeslm.teaching.lesson import ExportRunner
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import write_bundle
@@ -52,7 +52,7 @@ class FakeRun:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     fake = FakeRun()
-    monkeypatch.setattr(training, "_run", fake)
+    monkeypatch.setattr(ExportRunner, "run", lambda self, arguments: fake(arguments))
     return fake
 
 

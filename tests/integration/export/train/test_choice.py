@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
+import pytest
+from edgeslm_export.train import choice
 from edgeslm_export.train.choice import accuracy, choose
 
 
@@ -58,3 +62,37 @@ def test_accuracy_is_by_cross_validation() -> None:
     labelled = {**dict.fromkeys(range(6), "a"), **dict.fromkeys(range(6, 12), "b")}
     found = accuracy(vectors, texts, labelled)
     assert found is not None and found["share"] == 1.0
+    assert found["confusion"] == {"labels": ["a", "b"], "counts": [[6, 0], [0, 6]]} and found["doubted"] == []
+
+
+def test_labels_that_are_probably_wrong_are_doubted_once_there_are_enough() -> None:
+    texts = [f"{'spindle hot' if number < 40 else 'all is well'} {number}" for number in range(80)]
+    vectors = groups((40, 40))
+    labelled = {number: "ab"[number >= 40] for number in range(80)} | {7: "b"}
+    found = accuracy(vectors, texts, labelled)
+    assert found is not None
+    assert found["doubted"] == [{"text": texts[7], "label": "b", "guess": "a"}]
+    few = {number: label for number, label in labelled.items() if number % 2}
+    fewer = accuracy(vectors, texts, few)
+    assert fewer is not None and fewer["doubted"] == []
+
+
+def test_vectors_of_known_texts_are_from_the_cache(
+    fake_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked: list[list[str]] = []
+
+    def embed(_: object, texts: list[str]) -> npt.NDArray[np.float32]:
+        asked.append(list(texts))
+        return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+    monkeypatch.setattr(choice, "embed_texts", embed)
+    monkeypatch.setattr(choice, "load_encoder", lambda bundle: None)
+    first = choice.vectors_of(["a", "bb", "a"], fake_encoder)
+    again = choice.vectors_of(["ccc", "bb"], fake_encoder)
+    assert asked == [["a", "bb"], ["ccc"]]
+    assert np.allclose(first[1], again[1]) and np.allclose(np.linalg.norm(again, axis=1), 1)
+    (file,) = (tmp_path / "cache").rglob("vectors-*.npz")
+    file.write_bytes(b"damaged")
+    assert np.allclose(choice.vectors_of(["bb"], fake_encoder)[0], first[1])

@@ -1,0 +1,278 @@
+"""Teaching in the console of a real node, with fake engines and fake training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.errors import ConfigError
+from edgeslm.storage.feedback_store import FeedbackStore
+from tests.support.apps import App
+from tests.support.brokers import Mosquitto
+from tests.support.consoles import console_node, visitor_of
+from tests.support.nodes import BASE, TASKS, Node, fake_configuration
+from tests.support.teaching import LABELS, TEXTS, teaching_node
+
+
+def send(broker: Mosquitto, texts: list[str], task: str = "triage") -> None:
+    with App(broker.port, f"{BASE}/res/#") as app:
+        for number, text in enumerate(texts):
+            app.publish(f"{BASE}/req/{task}", {"input": text, "id": f"panel-{number}"})
+            app.take(f"{BASE}/res/{task}")
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Recorded messages of the task."""
+    (folder / "recorded").mkdir()
+    (folder / "recorded/triage.txt").write_text("\n".join(TEXTS))
+    return {"messages": str(folder / "recorded")}
+
+
+def test_messages_are_kept_labelled_trained_used_and_taken_back(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = {"file": str(tmp_path / "audit.jsonl")}
+    with teaching_node(tmp_path, broker.url, monkeypatch, audit=audit) as (node, teacher, export):
+        send(broker, [*TEXTS, *TEXTS[:5]])
+        teacher.when(lambda state: state["messages"] == 0, "it begins")
+        state: dict[str, Any] = {}
+        while state.get("messages") != len(TEXTS):  # they are written every two seconds
+            state = teacher.state("open")
+        assert state["tasks"] == ["triage", "strict"] and not state["is_taught"]
+        given = teacher.label_all(12)
+        stored = (tmp_path / "state/feedback/triage.jsonl").read_text().splitlines()
+        rows = [json.loads(row) for row in stored]
+        assert [(row["text"], row["label"], "by" in row) for row in rows] == [
+            (text, label, False) for text, label in given
+        ]
+        assert {row["id"].partition("-")[0] for row in rows} == {"panel"}
+        state = teacher.trained()
+        assert state["report"]["accuracy"] == 0.9 and state["compared"]["asked"] == 12
+        assert [point[0] for point in state["curve"]] and state["confusion"]["counts"] == [[1, 0], [1, 2]]
+        assert len(export.trained[0]) == 12 and not state["is_used"]
+        state = teacher.state("use")
+        assert state["is_used"] and state["is_taught"] and state["is_on_trial"] and state["can_go_back"]
+        assert node.daemon.service.tasks["triage"].learned is not None
+        found = (news.get("health", {}).get("updates", {}) for news in teacher.news())
+        assert next(one for one in found if "learned/triage" in one)["learned/triage"]["state"] == "ON_TRIAL"
+    with teaching_node(tmp_path, broker.url, monkeypatch) as (node, teacher, _):
+        state = teacher.state()  # a restart keeps it
+        assert state["is_used"] and state["labelled"] == 12 and state["can_go_back"]
+        assert node.daemon.service.deployment.bindings["triage"][0].name == "learned"
+        state = teacher.state("back")
+        assert not state["is_taught"] and not state["can_go_back"] and state["report"]
+        assert node.daemon.service.deployment.bindings["triage"][0].name == "small"
+        assert teacher.act("back").status == 409
+    lines = map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
+    taught = [(line["task"], line["action"]) for line in lines if line["what"] == "taught"]
+    assert taught == [("triage", "train"), ("triage", "use")]
+    with Node(tmp_path, fake_configuration(broker.url, tmp_path)):
+        assert not list((tmp_path / "state").glob("samples-*")), "off: nothing of it is kept"
+        assert (tmp_path / "state/feedback/triage.jsonl").exists()
+
+
+def test_one_goes_back_head_by_head(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (node, teacher, _):
+        digests = []
+        for count in (4, 2):
+            teacher.label_all(count)
+            teacher.trained()
+            assert teacher.state("use")["is_used"]
+            bundle = node.daemon.service.deployment.bindings["triage"][0].task.bundle
+            digests.append(bundle.digest if bundle is not None else "")
+        assert len(set(digests)) == 2
+        assert teacher.act("use").status == 409, "it is at work already"
+        state = teacher.state("back")
+        assert state["is_taught"] and not state["is_used"] and state["can_go_back"]
+        bundle = node.daemon.service.deployment.bindings["triage"][0].task.bundle
+        assert bundle is not None and bundle.digest == digests[0]
+        assert teacher.state("use")["is_used"]
+        teacher.state("back")
+        assert not teacher.state("back")["is_taught"]
+
+
+def test_a_head_whose_requests_fail_is_taken_back(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, _),
+        App(broker.port, f"{BASE}/res/#") as app,
+    ):
+        teacher.label_all(4)
+        teacher.trained()
+        assert teacher.state("use")["is_on_trial"]
+        for number in range(4):
+            app.publish(f"{BASE}/req/triage", {"input": "fail internal", "id": str(number)})
+            app.take(f"{BASE}/res/triage")
+        state = teacher.when(lambda state: not state["is_taught"], "it is taken back")
+        assert not state["can_go_back"] and state["report"]
+        said = (news.get("health", {}).get("alerts", []) for news in teacher.news())
+        alerts = next(one for one in said if one)
+        assert any("learned/triage did not become" in one for one in alerts), alerts
+
+
+def test_a_head_that_gets_fewer_checks_right_is_refused(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake engine says the first label unless the text has another one."""
+    checks = [{"input": "stop", "output": "critical"}]
+    tasks = {"triage": {**TASKS["triage"], "labels": {"critical": "", "normal": ""}, "checks": checks}}
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path), tasks=tasks) as (
+        _,
+        teacher,
+        _,
+    ):
+        teacher.label_all(4)
+        teacher.trained()  # its first label is another one
+        reply = teacher.act("use")
+        assert (
+            reply.status == 409 and "0 of 1 checks are right, with the active bundle 1" in reply.json["error"]
+        )
+        assert not teacher.state()["is_taught"] and not teacher.state()["can_go_back"]
+
+
+def test_undo_skip_and_a_second_look(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, export):
+        first = teacher.when(lambda state: state["message"], "a message")["message"]
+        teacher.state("label", message=first["id"], label="critical")
+        state = teacher.state("undo")
+        assert state["message"]["id"] == first["id"] and state["labelled"] == 0
+        assert (tmp_path / "state/feedback/triage.jsonl").read_text() == ""
+        state = teacher.state("skip", message=first["id"])
+        assert state["message"]["id"] != first["id"]
+        text = state["message"]["text"]
+        teacher.state("label", message=state["message"]["id"], label="normal")
+        export.doubted = [{"text": text, "label": "normal", "guess": "critical"}]
+        teacher.label_all(8)
+        (doubt,) = teacher.when(lambda state: state["doubted"], "a doubt")["doubted"]
+        assert doubt["text"] == text and doubt["guess"] == "critical"
+        state = teacher.state("label", message=doubt["id"], label="critical")
+        assert state["doubted"] == [] and state["labelled"] == 9
+        assert teacher.state("undo")["doubted"] == []
+
+
+def test_corrections_over_mqtt_count_only_after_a_click(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"teach": recorded(tmp_path), "feedback": {"senders": ["desk-3"]}}
+    with teaching_node(tmp_path, broker.url, monkeypatch, **more) as (_, teacher, _):
+        with App(broker.port) as app:
+            app.publish(f"{BASE}/feedback/desk-3", {"task": "triage", "input": "Loud", "label": "critical"})
+            app.wait_until(lambda: (tmp_path / "state/feedback/triage.jsonl").exists(), "it is stored")
+        state = teacher.state()
+        assert state["labelled"] == 0
+        message = state["message"]
+        assert (message["text"], message["guess"], message["by"]) == ("Loud", "critical", "desk-3")
+        assert teacher.state("label", message=message["id"], label="critical")["labelled"] == 1
+        teacher.label_all(4)
+        teacher.trained()
+    rows = FeedbackStore(tmp_path / "state").rows("triage")
+    assert [row["accepted"] for row in rows if "by" in row] == [True]
+
+
+def test_texts_are_encrypted_where_the_journal_is(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("ab" * 32)
+    journal = {"key_file": str(key)}
+    with teaching_node(tmp_path, broker.url, monkeypatch, journal=journal) as (_, teacher, _):
+        send(broker, TEXTS[:6])
+        while teacher.state("open")["messages"] != 6:
+            pass
+        teacher.label_all(4)
+        teacher.trained()
+    files = [file for file in (tmp_path / "state").rglob("*") if file.is_file()]
+    assert not [file for file in files if b"Spindle" in file.read_bytes()]
+    with teaching_node(tmp_path, broker.url, monkeypatch, journal=journal) as (_, teacher, _):
+        assert teacher.state()["labelled"] == 4
+
+
+@pytest.mark.parametrize(
+    ("action", "arguments", "sentence"),
+    [
+        ("label", {"message": "0" * 16, "label": "normal"}, "This message is no longer there."),
+        ("label", {"label": "normal"}, "This message is no longer there."),
+        ("label", {"label": "other"}, "This message is no longer there."),
+        ("state", {"task": "say"}, "This task can't be taught here."),
+        ("state", {"task": "nothing"}, "This task can't be taught here."),
+        ("purge", {}, "There is no such action."),
+        ("train", {}, "Each label needs 2 messages; there are fewer of normal, critical."),
+        ("use", {}, "triage: No such file or directory."),
+        ("back", {}, "learned/triage has nothing to go back to."),
+    ],
+)
+def test_wrong_actions_are_told_and_change_nothing(
+    broker: Mosquitto,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    arguments: dict[str, str],
+    sentence: str,
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch) as (_, teacher, _):
+        reply = teacher.act(action, **arguments)
+        assert reply.status == 409 and reply.json["error"].casefold() == sentence.casefold()
+        assert not (tmp_path / "state/feedback").exists()
+
+
+def test_a_failed_training_is_told_and_the_labels_stay(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, export):
+        teacher.label_all(4)
+        export.failure = "tune failed: no space left in /var/lib/edgeslm"
+        teacher.state("train")
+        state = teacher.when(lambda state: state["problem"], "it failed")
+        assert state["problem"] == "tune failed: no space left in edgeslm."
+        assert state["labelled"] == 4 and state["report"] is None
+        export.failure = ""
+        assert teacher.trained()["report"]["accuracy"] == 0.9
+
+
+def test_without_the_section_nothing_is_kept_and_nothing_is_told(broker: Mosquitto, tmp_path: Path) -> None:
+    with console_node(tmp_path, broker.url, console={"texts": True}) as node:
+        visitor = visitor_of(node)
+        visitor.sign_in()
+        send(broker, TEXTS[:3])
+        reply = visitor.change("/api/teach", {"action": "state", "task": "triage"})
+        assert reply.status == 404 and "Teaching is off" in reply.json["error"]
+    assert not list((tmp_path / "state").glob("samples*")) and not (tmp_path / "state/teaching").exists()
+
+
+def test_a_node_without_an_encoder_is_told_at_the_start(broker: Mosquitto, tmp_path: Path) -> None:
+    configuration = fake_configuration(broker.url, tmp_path, console={"teach": {"encoder": "small"}})
+    with (
+        pytest.raises(ConfigError, match=r"console\.teach\.encoder: small is no encoder"),
+        Node(tmp_path, configuration),
+    ):
+        pass
+    del configuration["models"]["encoder"]
+    configuration |= {"console": {"teach": {}}, "tasks": {"triage": TASKS["triage"]}}
+    with pytest.raises(ConfigError, match="no encoder is in models"), Node(tmp_path, configuration):
+        pass
+
+
+def test_a_head_whose_task_has_other_labels_now_is_left_out(
+    broker: Mosquitto,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, _):
+        teacher.label_all(4)
+        teacher.trained()
+        assert teacher.state("use")["is_used"]
+    tasks = {**TASKS, "triage": {**TASKS["triage"], "labels": [*LABELS, "unknown"]}}
+    with teaching_node(tmp_path, broker.url, monkeypatch, tasks=tasks) as (node, teacher, _):
+        state = teacher.state()
+        assert not state["is_taught"] and state["few"] == ["unknown"]
+        assert "it was trained on other labels" in caplog.text
+        assert node.daemon.service.tasks["triage"].learned is None

@@ -1,0 +1,123 @@
+"""A session of labelling: rounds, undo, skips, and what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeslm.teaching.lesson import Lesson
+from edgeslm.teaching.session import Row, Session
+
+
+class FakeLesson(Lesson):
+    """Chooses the first texts without a label."""
+
+    def choose(self, texts: Sequence[str], rows: Sequence[Mapping[str, str]], count: int) -> dict[str, Any]:
+        known = {row["text"] for row in rows}
+        left = [text for text in texts if text not in known][:count]
+        chosen = [{"text": text, "guess": None, "confidence": None} for text in left]
+        return {"chosen": chosen, "labelled": len(rows), "accuracy": {"share": len(rows)}}
+
+
+class FakeStore:
+    """Keeps rows in a list."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def keep(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def take_back(self, text: str) -> None:
+        last = max(number for number, row in enumerate(self.rows) if row["text"] == text)
+        del self.rows[last]
+
+
+def session(texts: int = 25, rows: Sequence[Row] = ()) -> tuple[Session, list[Row]]:
+    store = FakeStore()
+    lesson = FakeLesson("t", {"a": "", "b": ""}, Path("encoder"), Path("work"))
+    return Session(lesson, [f"text {number}" for number in range(texts)], rows, store), store.rows
+
+
+def text_of(one: dict[str, Any] | None) -> str:
+    assert one is not None
+    return str(one["text"])
+
+
+def test_a_label_is_stored_as_it_is_given() -> None:
+    made, kept = session()
+    made.label(text_of(made.next()), "a")
+    assert kept == [{"text": "text 0", "label": "a"}] == made.rows
+    made.label(text_of(made.next()), "b")
+    assert [row["text"] for row in kept] == ["text 0", "text 1"]
+
+
+def test_labels_can_be_taken_back_one_after_the_other() -> None:
+    made, kept = session()
+    made.label(text_of(made.next()), "a")
+    made.label(text_of(made.next()), "b")
+    assert (made.undo(), made.undo(), made.undo()) == ("text 1", "text 0", None)
+    assert text_of(made.next()) == "text 0" and kept == [] and made.rows == []
+    made.label("text 0", "b")
+    assert kept == [{"text": "text 0", "label": "b"}]
+    assert text_of(made.next()) == "text 1"
+
+
+def test_a_label_that_is_corrected_and_taken_back_is_as_it_was() -> None:
+    made, kept = session(3, [{"text": "text 0", "label": "b"}])
+    made.label("text 0", "a")
+    assert made.counts == {"a": 1} and len(kept) == 1
+    assert made.undo() == "text 0" and made.counts == {"b": 1} and kept == []
+    assert text_of(made.next()) == "text 1", "it has its label, and isn't shown again"
+
+
+def test_a_skipped_message_doesnt_come_again() -> None:
+    made, _ = session(2)
+    made.skip(text_of(made.next()))
+    assert text_of(made.next()) == "text 1"
+    made.skip("text 1")
+    assert made.next() is None
+    assert made.is_over
+    made.add(["text 2", "text 0"])
+    assert text_of(made.next()) == "text 2"
+
+
+def test_messages_come_in_rounds_and_end() -> None:
+    made, kept = session(12)
+    shares = []
+    while (one := made.next()) is not None:
+        shares.append(made.accuracy and made.accuracy["share"])
+        made.label(one["text"], "a")
+    assert shares == [0] * 10 + [10] * 2
+    assert len(kept) == 12 and made.counts == {"a": 12}
+
+
+def test_a_round_that_was_chosen_ahead_repeats_nothing() -> None:
+    made, _ = session(25)
+    for _ in range(8):
+        made.label(text_of(made.next()), "a")
+    found = made.choose()
+    made.label(text_of(made.next()), "a")  # while it was chosen
+    made.take(found)
+    texts = []
+    while made.present is not None:
+        texts.append(text_of(made.present))
+        made.label(texts[-1], "a")
+    assert texts == [f"text {number}" for number in range(9, 9 + len(texts))] and len(texts) == 11
+
+
+def test_labels_of_earlier_sessions_count() -> None:
+    made, kept = session(2, [{"text": "text 0", "label": "b"}])
+    assert text_of(made.next()) == "text 1"
+    assert made.counts == {"b": 1} and kept == []
+
+
+def test_labels_of_others_are_guesses_until_they_are_given_here() -> None:
+    made, kept = session(3, [{"text": "text 0", "label": "b"}])
+    made.suggest([{"text": text, "label": "a", "by": "desk-3"} for text in ("new", "text 0")])
+    assert made.present == {"text": "new", "guess": "a", "confidence": None, "by": "desk-3"}
+    assert made.counts == {"b": 1} and made.size == 4
+    made.label("new", "a")
+    assert kept == [{"text": "new", "label": "a"}]
+    assert made.find(lambda text: text.startswith("new")) == "new"
