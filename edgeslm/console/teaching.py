@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -53,9 +53,11 @@ AHEAD: Final = 6
 """Number of messages that wait for a label below which the next ones are chosen."""
 AGAIN_S: Final = 10.0
 """Pause after a job failed, until the page's next look repeats the choice."""
-COMPARED: Final = 60
-COMPARE_S: Final = 30.0
+COMPARED: Final = 30
+COMPARE_S: Final = 600.0
 """Most messages, and longest time, of the comparison with an untrained model."""
+REST: Final = 99
+"""Pause after each message of the comparison, as a multiple of its time: others hardly ever wait for it."""
 SUGGESTED: Final = 100
 
 
@@ -100,6 +102,7 @@ class Teaching:
         self._disk = asyncio.Lock()
         self._alone = asyncio.Lock()
         self._jobs: set[asyncio.Task[None]] = set()
+        self._comparing: asyncio.Task[None] | None = None
         self._open: TaughtTask | None = None
         self._work: Path | None = None
         self._runner: ExportRunner | None = None
@@ -324,9 +327,13 @@ class Teaching:
                 if one.doing == doing:
                     one.doing = ""
 
-        job = asyncio.create_task(run())
+        self._run(run())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        job = asyncio.create_task(work)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
+        return job
 
     async def _choose(self, one: TaughtTask) -> None:
         count = len(one.session.rows)
@@ -340,27 +347,37 @@ class Teaching:
         bundle = Trust(self._config.signing, self._config.state_dir).load(out)
         learned = bundle.manifest.learned
         one.note_report(report, bundle.digest, learned.calibration if learned is not None else None)
-        one.record["compared"] = await self._compare(one.task, rows)
+        one.record["compared"] = None
         await self._write(one)
         given = Labels(self._feedback, one.task, self._others)
         await asyncio.to_thread(given.settle, rows)
+        if self._comparing is not None:
+            self._comparing.cancel()
+        self._comparing = self._run(self._compare(one, rows))
 
-    async def _compare(self, task: str, rows: list[Row]) -> dict[str, Any] | None:
-        """How right what is at work is: a head by its own report, an untrained model on ``rows``."""
-        bundle = self._head_at_work(task)
+    async def _compare(self, one: TaughtTask, rows: list[Row]) -> None:
+        """Notes how right what is at work is: a head by its own report, an untrained model on ``rows``."""
+        bundle = self._head_at_work(one.task)
         if bundle is not None:
             found = await asyncio.to_thread(_read, bundle.path / REPORT)
-            return {"accuracy": found.get("accuracy"), "interval": found.get("interval"), "is_head": True}
+            figures = {key: found.get(key) for key in ("accuracy", "interval")}
+            one.record["compared"] = {**figures, "is_head": True}
+            await self._write(one)
+            return
         right = asked = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(COMPARE_S):
-                for row in rows[-COMPARED:]:
-                    request = Request(task, row["text"], f"teach-{asked}", "", priority=LEAST_PRIORITY)
-                    result = await self._service.submit(request)
-                    if result.error is None and result.result is not None:
-                        asked += 1
-                        right += result.result.get("label") == row["label"]
-        return {"right": right, "asked": asked, "is_head": False} if asked else None
+        ends_at = time.monotonic() + COMPARE_S
+        for row in rows[-COMPARED:]:
+            began = time.monotonic()
+            request = Request(one.task, row["text"], f"teach-{asked}", "", priority=LEAST_PRIORITY)
+            result = await self._service.submit(request)
+            if self._head_at_work(one.task) is not None or began > ends_at:
+                return
+            if result.error is None and result.result is not None:
+                asked += 1
+                right += result.result.get("label") == row["label"]
+                one.record["compared"] = {"right": right, "asked": asked, "is_head": False}
+                await self._write(one)
+            await asyncio.sleep(REST * (time.monotonic() - began))
 
     async def _write(self, one: TaughtTask) -> None:
         with contextlib.suppress(OSError):  # a full disk: the next time

@@ -1,8 +1,8 @@
 """Runs a command in the background: ``python -m edgeslm.teaching.background BYTES PROGRAM ARGUMENT...``.
 
-The command takes only idle processors and at most so many bytes of memory, ends with the process that started
-it, and is the first that the kernel ends when memory is short. A separate step, since a process with threads
-must not run Python between fork and exec.
+The command takes only idle processors, half of them, and at most so many bytes of memory. It ends with the
+process that started it, and is the first that the kernel ends when memory is short. This is a separate step,
+since a process with threads must not run Python between fork and exec.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ def main(arguments: list[str]) -> None:
     if os.getppid() != parent:
         sys.exit("the process that started this has ended")
     yield_processors()
+    cores = sorted(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, cores[len(cores) // 2 :])
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     memory_bytes, *command = arguments
