@@ -21,6 +21,7 @@ from tests.support.teaching import Teacher
 KILLS = int(os.environ.get("EDGESLM_TEACHING_KILLS", "5"))
 """Fifty take a quarter of an hour."""
 MOST_S = 12.0
+ASKED = "WINNER! Claim your free prize now, call 0906170146"
 
 
 class SpamTeacher(Teacher):
@@ -62,7 +63,8 @@ def test_kills_do_no_harm(broker: Mosquitto, starter: Path, tmp_path: Path) -> N
     chance = random.Random(seed)
     taught, held = load_sms(starter / "data")
     labels = {row.text: row.label for row in (*taught, *held)}
-    (tmp_path / "spam.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in labels))
+    recorded, labels[ASKED] = [*labels], "spam"  # what is asked is kept, too
+    (tmp_path / "spam.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in recorded))
     (tmp_path / "token").write_text(TOKEN)
     port = free_port()
     section = {
@@ -107,7 +109,7 @@ def test_kills_do_no_harm(broker: Mosquitto, starter: Path, tmp_path: Path) -> N
                 teacher = sign_in(port)
             state = teacher.state()
             assert state["labelled"] == len(given), f"seed {seed}, kill {kill}"
-            app.publish(f"{BASE}/req/spam", {"input": "WINNER! Claim your free prize now, call 0906170146"})
+            app.publish(f"{BASE}/req/spam", {"input": ASKED})
             result = app.take(f"{BASE}/res/spam").json
             assert result["status"] == "ok", (seed, result)
             stages.append(result["result"]["stage"])
