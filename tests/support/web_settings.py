@@ -17,6 +17,7 @@ def settings_for(port: int, **changes: Any) -> dict[str, Any]:
         "peers": [],
         "secure": False,
         "texts": False,
+        "teaches": False,
         "cert_file": None,
         "key_file": None,
         "timeout_s": 30.0,

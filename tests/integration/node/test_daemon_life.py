@@ -161,7 +161,7 @@ def test_a_model_that_can_t_be_loaded_ends_the_node_with_a_sentence_and_the_stat
         seen = [heard.json["state"] for heard in app.untaken(STATE)]
         assert seen in ([], ["starting", "stopped"])
     last = node.words.strip().splitlines()[-1]
-    assert last.startswith("edgeslm: ") and str(tmp_path) in last
+    assert " ERROR edgeslm: " in last and str(tmp_path) in last
     assert "Traceback" not in node.words
 
 
