@@ -35,6 +35,8 @@ NO_REPEAT = frozenset({"cancelled", "expired", "internal", "poisoned", "timeout"
 SAMPLING = ("max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop")
 """Options that are left out if the task doesn't let senders set them, since most programs always send
 some."""
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+"""JSON Schema of requests that ask for JSON alone."""
 MOST_TEXTS = 256
 """Maximum number of texts in one request for embeddings."""
 
@@ -161,7 +163,9 @@ def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise refuse(f"Message {number} must be an object.")
         role = item.get("role")
         if role not in ("system", "developer", "user", "assistant", "tool", "function"):
-            raise refuse(f"Message {number}: role must be system, user, assistant or tool.")
+            raise refuse(
+                f"Message {number}: role must be system, developer, user, assistant, tool or function."
+            )
         text = _content(number, item)
         if role in ("system", "developer"):
             system.append(text)
@@ -233,6 +237,20 @@ def tools_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
                 one[name] = function[name]
         tools.append(one)
     return tools
+
+
+def schema_of(offered: Offered, schema: Mapping[str, Any] | None, field: str) -> Mapping[str, Any] | None:
+    """The JSON Schema that a request's ``field`` asks for, if the task needs it: ``extract`` and ``search``
+    answer with a JSON object anyway.
+
+    :raises Refusal: the task's answer is no JSON, or senders may not set its schema.
+    """
+    if offered.kind in ("extract", "search") and schema == ANY_OBJECT:
+        return None
+    if schema is None or "schema" in offered.options or offered.kind in ("embed", "rerank"):
+        return schema
+    what = "answers with its own fields" if offered.kind == "extract" else "takes no JSON Schema"
+    raise refuse(f"{offered.name} is of kind {offered.kind} and {what}; leave out {field}.")
 
 
 def question_of(offered: Offered, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> Question:

@@ -46,9 +46,9 @@ from edgeslm import __version__
 from edgeslm.api.dialect import Told, result_of
 from edgeslm.api.node import Client, NodeLink, Question
 from edgeslm.api.node import Tool as TaskTool
-from edgeslm.api.web import TAKE_S
+from edgeslm.api.web import TAKE_S, read_api_body
 from edgeslm.protocol.strict_json import decode_text, parse_json
-from edgeslm.web.server import Refusal, read_body
+from edgeslm.web.server import Refusal
 
 SESSION = "mcp-session-id"
 CANCELLED = -32800
@@ -98,7 +98,7 @@ class McpServer:
         :raises Refusal: the body is too long or too slow. :raises InvalidRequest: it is no JSON.
         """
         request = Request(scope, receive)
-        body = await read_body(request, self._body_bytes)
+        body = await read_api_body(request, self._body_bytes)
         message = parse_json(decode_text(body))
         method = message.get("method") if isinstance(message, dict) else None
         if method == "notifications/cancelled":

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgeslm.api.dialect import (
+    ANY_OBJECT,
     Told,
     embed_questions,
     messages_of,
     number_of,
     question_of,
     refuse,
+    schema_of,
     texts_of,
     tools_of,
 )
@@ -114,7 +116,7 @@ def is_load(body: Mapping[str, Any], name: str) -> bool:
 
 def read_chat(body: Mapping[str, Any], offered: Offered) -> Asked:
     """:raises Refusal: the request is wrong."""
-    options = {**_options(body), **({"tools": tools} if (tools := tools_of(body)) else {})}
+    options = {**_options(body, offered), **({"tools": tools} if (tools := tools_of(body)) else {})}
     question = question_of(offered, messages_of(body), options)
     return Asked(offered.name, question, _streams(body), True)
 
@@ -126,14 +128,15 @@ def read_generate(body: Mapping[str, Any], offered: Offered) -> Asked:
             raise refuse(f"{name} isn't supported.")
     system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
     messages = messages_of({"messages": [*system, {"role": "user", "content": body["prompt"]}]})
-    return Asked(offered.name, question_of(offered, messages, _options(body)), _streams(body), False)
+    question = question_of(offered, messages, _options(body, offered))
+    return Asked(offered.name, question, _streams(body), False)
 
 
 def _streams(body: Mapping[str, Any]) -> bool:
     return body.get("stream") is not False
 
 
-def _options(body: Mapping[str, Any]) -> dict[str, Any]:
+def _options(body: Mapping[str, Any], offered: Offered) -> dict[str, Any]:
     given = body.get("options") or {}
     if not isinstance(given, Mapping):
         raise refuse("options must be an object.")
@@ -151,7 +154,7 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         "stop": list(dict.fromkeys(text for text in stop if text)) or None
         if isinstance(stop, list)
         else None,
-        "schema": _schema(body.get("format")),
+        "schema": schema_of(offered, _schema(body.get("format")), "format"),
         "stream": True if _streams(body) else None,
     }
 
@@ -160,7 +163,7 @@ def _schema(given: Any) -> Mapping[str, Any] | None:
     if given is None or given == "":
         return None
     if given == "json":
-        return {"type": "object"}
+        return ANY_OBJECT
     if isinstance(given, Mapping) and given:
         return given
     raise refuse('format must be "json" or a JSON Schema.')

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeslm.api.dialect import (
+    ANY_OBJECT,
     Told,
     embed_questions,
     logarithm,
@@ -23,6 +24,7 @@ from edgeslm.api.dialect import (
     number_of,
     question_of,
     refuse,
+    schema_of,
     texts_of,
     tools_of,
 )
@@ -92,7 +94,7 @@ def read_chat(body: Mapping[str, Any], offered: Offered) -> Asked:
         "top_p": number_of(body, "top_p", 0, 1) or None,
         "seed": _seed(body.get("seed")),
         "stop": _stop(body.get("stop")),
-        "schema": _schema(body.get("response_format")),
+        "schema": schema_of(offered, _schema(body.get("response_format")), "response_format"),
         "stream": True if stream else None,
         **_tools(body),
     }
@@ -148,7 +150,7 @@ def _schema(given: Any) -> Mapping[str, Any] | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        return {"type": "object"}
+        return ANY_OBJECT
     if kind == "json_schema":
         about = given.get("json_schema")
         schema = about.get("schema") if isinstance(about, Mapping) else None

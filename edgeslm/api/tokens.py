@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ANONYMOUS = "anonymous"
 """Name of the clients without a token."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SHAPE = "NAME TOKEN [tasks=TASK,...]"
 
 
@@ -62,7 +62,7 @@ def _parse_line(words: Sequence[str], others: Sequence[ApiClient]) -> ApiClient:
     if len(words) not in (2, 3) or (len(words) == 3 and not words[2].startswith("tasks=")):
         raise ValueError(f"must be {_SHAPE}")
     name, token = words[:2]
-    if not _NAME.fullmatch(name) or name == ANONYMOUS:
+    if not CLIENT_NAME.fullmatch(name) or name == ANONYMOUS:
         raise ValueError(f"the name must have 1 to 64 letters, digits, _, . or -, and not be {ANONYMOUS}")
     if len(token) < FEWEST_CHARACTERS:
         raise ValueError(

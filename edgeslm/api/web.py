@@ -18,12 +18,13 @@ from edgeslm import __version__
 from edgeslm.api import ollama, openai, rerank, responses
 from edgeslm.api.dialect import Told, result_of, told_or_refused
 from edgeslm.api.node import CODE, Answer, Client, NodeLink, Question
+from edgeslm.api.wire import BODY_BYTES
 from edgeslm.errors import InvalidRequest
 from edgeslm.protocol.codec import MAX_ID_CHARACTERS
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.web.connections import admit
 from edgeslm.web.hosts import is_own_host
-from edgeslm.web.server import Refusal, read_body
+from edgeslm.web.server import HEADER_BYTES, Refusal, header_bytes, read_body
 
 log = logging.getLogger("edgeslm.api")
 
@@ -35,6 +36,8 @@ PUBLIC = ("/",)
 """Paths that need no token."""
 RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 """Paths of reranking, as llama.cpp's server has them."""
+MODEL_CHANGES = ("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs/")
+"""Paths of Ollama that change models."""
 
 Writer = openai.ChatStream | responses.ResponseStream | ollama.TextStream
 
@@ -98,6 +101,8 @@ class Guard:
     def _refuse(self, scope: Scope) -> Response | None:
         request = Request(scope)
         path, hosts = scope["path"], request.headers.getlist("host")
+        if header_bytes(scope) > HEADER_BYTES:
+            return error_response(path, 431, f"The header is longer than {HEADER_BYTES} bytes.")
         if len(hosts) != 1 or not is_own_host(hosts[0], self._hosts):
             return error_response(path, 421, "This name isn't one of the API's; name it in api.hosts.")
         origin = request.headers.get("origin")
@@ -210,7 +215,7 @@ class Api:
 
     async def _object(self, request: Request) -> dict[str, Any]:
         """The JSON object of the body, whatever its Content-Type says, as the others' servers do."""
-        body = parse_json(decode_text(await read_body(request, self._body_bytes)))
+        body = parse_json(decode_text(await read_api_body(request, self._body_bytes)))
         if not isinstance(body, dict):
             raise Refusal(400, "The body must be a JSON object.")
         return body
@@ -227,6 +232,11 @@ class Api:
         for question in questions:
             found.append(await result_of(self._begin(request, question)))
         return found
+
+
+async def read_api_body(request: Request, most: int) -> bytes:
+    """The body of a request. :raises Refusal: it is longer than ``most`` bytes, or arrives too slowly."""
+    return await read_body(request, most, "limits.packet_bytes" if most < BODY_BYTES else None)
 
 
 def _client(request: Request) -> Client:
@@ -343,7 +353,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _no_path(request: Request, error: Exception) -> Response:
-    return error_response(request.url.path, 404, "There is no such path; docs/guides/api.md lists all.")
+    path = request.url.path
+    sentence = "There is no such path; GET /openapi.json lists all."
+    if path == "/mcp":
+        sentence = "MCP is off: set api.mcp in the node's configuration."
+    elif path.startswith(MODEL_CHANGES):
+        sentence = "Models can't be changed here; the node's configuration names them."
+    return error_response(path, 404, sentence)
 
 
 async def _no_method(request: Request, error: Exception) -> Response:

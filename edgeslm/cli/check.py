@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgeslm.api.tokens import token_notes
 from edgeslm.cli.screen import print_error, say
-from edgeslm.config.loader import Config, config_schema, load_config
+from edgeslm.config.loader import Config, config_schema, empty_sections, load_config
 from edgeslm.config.network_validation import console_notes
 from edgeslm.config.remote_stages import sending_notes
+from edgeslm.config.sections import Section
 from edgeslm.config.yaml_source import YamlDocument, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.serving.builder import build_deployment
@@ -35,7 +38,8 @@ def check(arguments: argparse.Namespace) -> int:
         raise ConfigError([f"{file}:{document.line(('api', 'mcp'))}: api.mcp: {lacking}"])
     if config.console is not None and config.console.teach and (lacking := missing_packages("heads")):
         raise ConfigError([f"{file}:{document.line(('console', 'teach'))}: console.teach: {lacking}"])
-    notes = [*missing, *console_notes(config), *sending_notes(config), *token_notes(config)]
+    notes = [*missing, *missing_files(config), *empty_sections(document)]
+    notes += [*console_notes(config), *sending_notes(config), *token_notes(config)]
     if arguments.connect:
         from edgeslm.mqtt.probe import probe_broker
 
@@ -63,6 +67,24 @@ def missing_bundles(config: Config) -> dict[str, tuple[Path, str]]:
         except PermissionError:
             found[use] = (path, "can't be read by this user")
     return found
+
+
+def missing_files(section: Section, path: str = "") -> list[str]:
+    """The files of keys, certificates and passwords that a section names and that aren't here."""
+    notes: list[str] = []
+    for name, field in type(section).model_fields.items():
+        key, value = f"{path}{field.alias or name}", getattr(section, name)
+        if isinstance(value, Path) and name.endswith("_file"):
+            with contextlib.suppress(PermissionError):  # the folder is another user's
+                notes += [] if value.exists() else [f"{key}: {value} isn't on this machine"]
+        elif isinstance(value, Section):
+            notes += missing_files(value, f"{key}.")
+        elif isinstance(value, Mapping | tuple):
+            for number, one in value.items() if isinstance(value, Mapping) else enumerate(value):
+                if isinstance(one, Section):
+                    inner = f"{key}.{number}." if isinstance(value, Mapping) else f"{key}[{number}]."
+                    notes += missing_files(one, inner)
+    return notes
 
 
 def untaught_notes(config: Config) -> list[str]:

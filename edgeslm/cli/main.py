@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -233,11 +234,14 @@ def _run(arguments: argparse.Namespace) -> int:
     # Before the daemon runs there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     _import_paho()
-    from edgeslm.config.loader import load_config
+    from edgeslm.config.loader import empty_sections, load_config
+    from edgeslm.config.yaml_source import read_document
     from edgeslm.node.daemon import run
 
     config = load_config(arguments.config)
     set_up_logging("DEBUG" if arguments.debug else config.log_level.upper())
+    for note in empty_sections(read_document(arguments.config.read_text("utf-8-sig"))):
+        logging.getLogger("edgeslm").warning("%s", note)
     return asyncio.run(run(config, arguments.config))
 
 

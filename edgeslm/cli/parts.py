@@ -8,13 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgeslm.errors import ConfigError
+
 Act = Callable[..., Any]
 HERE, SERVICE = Path("edgeslm.yaml"), Path("/etc/edgeslm/edgeslm.yaml")
 """Configurations that ``edgeslm init`` and ``install.sh`` write."""
 
 
 def configuration(named: Path | None) -> Path:
-    """The configuration file that a user named, or the usual one."""
+    """The configuration file that a user named, or the usual one. :raises ConfigError: there is none."""
+    if named is None and not HERE.exists() and not SERVICE.exists():
+        raise ConfigError([f"There is neither {HERE} here nor {SERVICE}; name yours with --config"])
     return named or (HERE if HERE.exists() else SERVICE)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from pydantic import ValidationError
 
@@ -32,6 +32,7 @@ __all__ = [
     "Route",
     "Task",
     "config_schema",
+    "empty_sections",
     "load_config",
     "load_task",
     "parse_config",
@@ -118,6 +119,27 @@ def parse_config(text: str, where: str = "config", folder: Path | None = None) -
     if config is None or read.problems:
         raise problems_of(read, where)
     return config
+
+
+def empty_sections(document: YamlDocument) -> list[str]:
+    """A note on each optional section that is written without a value, which leaves it off."""
+    return list(_empty_sections(document.data, Config, ""))
+
+
+def _empty_sections(data: Any, section: type[Section], path: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        inner = next(
+            (one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)), None
+        )
+        if inner is None or not isinstance(data, dict) or key not in data:
+            continue
+        if data[key] is None:
+            needs = any(one.is_required() for one in inner.model_fields.values())
+            how = "give it its keys" if needs else f"write `{key}: {{}}` to turn it on"
+            yield f"{path}{key} is empty, so it is off: {how}, or remove it"
+        else:
+            yield from _empty_sections(data[key], inner, f"{path}{key}.")
 
 
 def config_schema() -> dict[str, Any]:
@@ -241,9 +263,13 @@ def _section_at(path: yaml_source.Path) -> type[Section]:
     return next(_sections_in(field.annotation), Config) if field is not None else Config
 
 
+def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
 def _sections_in(annotation: Any) -> Iterator[type[Section]]:
     """Yields the section classes in a type, such as ``Model`` in ``Mapping[Name, Model]``."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if _is_section(annotation):
         yield annotation
     for part in get_args(annotation):
         yield from _sections_in(part)

@@ -33,7 +33,8 @@ class Option:
     """A request option. ``wanted`` completes the error message "must be ..."; ``schema`` expresses the same
     rule as JSON Schema.
 
-    ``read`` normalizes a value, or returns None if the value is invalid.
+    ``read`` normalizes a value. It returns None if the value is invalid, or raises ``InvalidRequest`` if it
+    can say more than ``wanted``.
     """
 
     name: str
@@ -93,15 +94,26 @@ def _read_labels(value: Any) -> dict[str, str] | None:
 def _read_tools(value: Any) -> list[dict[str, Any]] | None:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_TOOLS:
         return None
-    for tool in value:
-        if not isinstance(tool, dict) or not {"name"} <= tool.keys() <= {"name", "description", "parameters"}:
-            return None
-        if not isinstance(tool["name"], str) or not re.fullmatch(TOOL_NAME, tool["name"]):
-            return None
-        parameters = tool.get("parameters", {})
-        if not isinstance(tool.get("description", ""), str) or not isinstance(parameters, dict):
-            return None
+    for number, tool in enumerate(value, 1):
+        if fault := _tool_fault(tool):
+            name = tool.get("name") if isinstance(tool, dict) else None
+            which = f"number {number} ({shown(name)})" if isinstance(name, str) else f"number {number}"
+            raise InvalidRequest(f"Option 'tools': tool {which}: {fault}.")
     return value
+
+
+def _tool_fault(tool: Any) -> str | None:
+    if not isinstance(tool, dict):
+        return "it must be an object"
+    if not isinstance(tool.get("name"), str) or not re.fullmatch(TOOL_NAME, tool["name"]):
+        return "`name` must have 1 to 64 letters, digits, _, - or ., and no blanks"
+    if unknown := tool.keys() - {"name", "description", "parameters"}:
+        return f"{shown(min(unknown))} isn't one of name, description and parameters"
+    if not isinstance(tool.get("description", ""), str):
+        return "`description` must be a text"
+    if not isinstance(tool.get("parameters", {}), dict):
+        return "`parameters` must be an object, a JSON Schema"
+    return None
 
 
 _TIMES = "only files changed, and messages received, at"

@@ -92,7 +92,11 @@ class Prepacker:
                 said = str(error).removeprefix(f"{bundle.path}: ")  # paths stay on this machine
                 self.problems.append(f"Model {', '.join(names)}: {said}.")
             return False
-        log.info("%s is prepared: %s", bundle.path, "; ".join(map(str.strip, index.render().splitlines())))
+        log.info(
+            "%s is prepared: %s",
+            bundle.path,
+            "; ".join(line.strip(" .") for line in index.render().splitlines()),
+        )
         return True
 
     async def _renew(self, name: str) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -42,17 +43,26 @@ class Refusal(Exception):
         self.headers = headers
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The body of a request. :raises Refusal: it is longer than ``most`` bytes, or arrives too slowly."""
+async def read_body(request: Request, most: int, key: str | None = None) -> bytes:
+    """The body of a request. ``key`` is the configuration's key of ``most``, for the sentence.
+
+    :raises Refusal: the body is longer than ``most`` bytes, or arrives too slowly.
+    """
     body = bytearray()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BODY_S):
             async for piece in request.stream():
                 body += piece
                 if len(body) > most:
-                    raise Refusal(413, f"This is longer than {most} bytes.")
+                    raise Refusal(413, f"This is longer than {most} bytes{f' ({key})' if key else ''}.")
             return bytes(body)
     raise Refusal(408, "This takes too long.")
+
+
+def header_bytes(scope: Scope) -> int:
+    """Length of a request's line and header, in bytes. h11 limits only a header that arrives in pieces."""
+    line = len(scope["raw_path"]) + len(scope["query_string"])
+    return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 class PeerGuard:
@@ -110,14 +120,15 @@ async def serve(
     """Serves ``app`` until cancelled. ``settings`` are those of ``process.server_settings``; ``say`` tells
     the node where the server listens, or why it can't. ``app`` tells which requests have a valid token or
     session (``connections.admit``)."""
+    server = Server(_config(PeerGuard(app, settings["peers"]) if settings["peers"] else app, settings))
     try:
+        _load_certificate(server.config)
         listener = listen(settings["host"], settings["port"])
-        server = Server(_config(PeerGuard(app, settings["peers"]) if settings["peers"] else app, settings))
-        server.config.load()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         reason = reason.partition(" (while attempting")[0]  # that part repeats the address
-        say(Refused(f"{settings['listen']}: {reason}"))
+        where = error.filename if isinstance(error, OSError) and error.filename else settings["listen"]
+        say(Refused(f"{where}: {reason}"))
         return
     port = listener.getsockname()[1]
     scheme = "https" if settings["cert_file"] else "http"
@@ -201,6 +212,20 @@ def listen(host: str, port: int) -> socket.socket:
     # Nagle's algorithm and delayed acknowledgements delay a streamed answer by 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _load_certificate(config: uvicorn.Config) -> None:
+    """Loads the server's settings, with its certificate. :raises OSError: a file can't be read; the error has
+    its name. :raises ValueError: the certificate and its key can't be used."""
+    files = [str(file) for file in (config.ssl_certfile, config.ssl_keyfile) if file]
+    for file in files:
+        Path(file).open("rb").close()  # OpenSSL's error has no name
+    try:
+        config.load()
+    except (ssl.SSLError, ValueError):
+        raise ValueError(
+            f"{' and '.join(files)} must be a certificate and its key, both PEM, the key without pass phrase"
+        ) from None
 
 
 def _config(app: ASGIApp, settings: Mapping[str, Any]) -> uvicorn.Config:

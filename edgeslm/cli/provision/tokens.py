@@ -6,7 +6,7 @@ import difflib
 import secrets
 from collections.abc import Mapping, Sequence
 
-from edgeslm.api.tokens import parse_tokens
+from edgeslm.api.tokens import ANONYMOUS, CLIENT_NAME, parse_tokens
 from edgeslm.config.schema import Config
 from edgeslm.errors import ConfigError, ProvisionError
 
@@ -14,9 +14,14 @@ from edgeslm.errors import ConfigError, ProvisionError
 def parse_client(text: str, config: Config) -> tuple[str, Sequence[str] | None]:
     """Name and tasks of ``NAME`` or ``NAME:TASK,...``; tasks are None without a colon.
 
-    :raises ProvisionError: the configuration has no such task or model.
+    :raises ProvisionError: the name is invalid, or the configuration has no such task or model.
     """
     name, has_tasks, rest = text.partition(":")
+    if not CLIENT_NAME.fullmatch(name) or name == ANONYMOUS:
+        raise ProvisionError(
+            f"--client {text}: a client's name may have up to 64 letters, digits, ., _ and -, begins with a "
+            f"letter or digit, and isn't {ANONYMOUS}"
+        )
     if not has_tasks:
         return name, None
     tasks = list(dict.fromkeys(task.strip() for task in rest.split(",") if task.strip()))

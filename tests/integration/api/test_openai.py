@@ -120,6 +120,13 @@ def test_a_schema(client: openai.OpenAI) -> None:
     assert json.loads(answer.choices[0].message.content or "") == {}
 
 
+def test_json_is_asked_for_where_the_answer_is_json(api: ApiClient) -> None:
+    told = api.chat("fields", "press 4", response_format={"type": "json_object"}).json
+    assert json.loads(told["choices"][0]["message"]["content"]) == {"machine": "press-4"}
+    asked = {"model": "triage", "messages": ask("Hi"), "format": "json"}
+    assert api.ask("/api/chat", asked).json["error"].endswith("takes no JSON Schema; leave out format.")
+
+
 def test_tool_calls_go_out_and_results_come_back(client: openai.OpenAI) -> None:
     messages = ask("turn_on the light")
     choice = client.chat.completions.create(model="say", messages=messages, tools=TOOLS).choices[0]
@@ -209,11 +216,12 @@ BAD_BODIES: list[tuple[Any, int, str]] = [
     ({**GOOD, "tools": [{"function": {"name": "a", "parameters": {"$ref": "http://x"}}}]}, 400, "type"),
     ({**GOOD, "tools": [{"type": "function"}]}, 400, "Tool 1"),
     ({**GOOD, "tools": TOOLS, "tool_choice": "dance"}, 400, "tool_choice must be"),
-    ({**GOOD, "tools": [{"function": {"name": "a b"}}]}, 400, "'tools' must be"),
+    ({**GOOD, "tools": [{"function": {"name": "a b"}}]}, 400, "tool number 1 ('a b'): `name` must have"),
+    ({**GOOD, "tools": [*TOOLS, {"function": {"name": "b", "parameters": [1]}}]}, 400, "('b'): `parameters`"),
     ({**GOOD, "options": {"labels": ["a", "b"]}}, 400, "does not let senders set"),
     ({**GOOD, "options": {"max_token": 1}}, 400, "no option 'max_token'"),
     ({**GOOD, "model": "vector"}, 400, "makes embeddings"),
-    ({**GOOD, "model": "triage", "response_format": {"type": "json_object"}}, 400, "does not let"),
+    ({**GOOD, "model": "triage", "response_format": {"type": "json_object"}}, 400, "out response_format"),
     ({**GOOD, "messages": [{"role": "user", "content": "fail too_long"}]}, 400, "told to"),
     ({**GOOD, "messages": [{"role": "user", "content": "fail no_memory"}]}, 503, "told to"),
 ]
@@ -300,6 +308,9 @@ def test_paths_that_are_not_there(api: ApiClient) -> None:
         assert api.ask(path).json["error"]["type"] == "invalid_request_error"
     assert api.ask("/v1/chat/completions").status == 405
     assert api.ask("/api/nothing").json["error"].startswith("There is no such path")
+    assert "set api.mcp" in api.ask("/mcp", {}).json["error"]["message"]
+    for path in ("/api/pull", "/api/delete", "/api/blobs/sha256:0"):
+        assert api.ask(path, {"model": "x"}).json["error"].startswith("Models can't be changed here")
 
 
 def test_an_engine_that_is_killed_is_an_answer_or_a_5xx(api: ApiClient, tmp_path: Any) -> None:

@@ -251,6 +251,31 @@ def test_check_prints_every_error_with_its_line(edgeslm: Any, tmp_path: Path) ->
     assert "geheim" not in done.err
 
 
+def test_check_notes_files_that_arent_here(edgeslm: Any, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("")
+    web = {"cert_file": "cert.pem", "key_file": "key.pem"}
+    configuration = fake_configuration("mqtts://localhost", tmp_path, api=web)
+    configuration["broker"] |= {"username": "n", "password_file": "password", "ca_file": "ca.pem"}
+    done = edgeslm("check", write_configuration(tmp_path, configuration))
+    assert done.status == 0
+    for key, name in (
+        ("broker.password_file", "password"),
+        ("broker.ca_file", "ca.pem"),
+        ("api.cert_file", "cert.pem"),
+    ):
+        assert f"- {key}: {tmp_path / name} isn't on this machine\n" in done.out
+    assert "key.pem" not in done.out
+
+
+def test_check_notes_sections_without_a_value(edgeslm: Any, config: Path) -> None:
+    config.write_text(config.read_text() + "\napi:\nconsole: {teach: }\npool:\n")
+    done = edgeslm("check", config)
+    assert done.status == 0
+    assert "- api is empty, so it is off: write `api: {}` to turn it on, or remove it\n" in done.out
+    assert "- console.teach is empty, so it is off: write `teach: {}`" in done.out
+    assert "- pool is empty, so it is off: give it its keys" in done.out
+
+
 def test_check_reads_the_tokens_of_the_api(edgeslm: Any, config: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     config.write_text(config.read_text() + f"\napi: {{tokens: {tokens}}}\n")
@@ -575,3 +600,13 @@ def test_no_command_line_loads_an_inference_library_or_yaml() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_command_without_a_configuration_says_where_it_looked(
+    edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("edgeslm.cli.parts.SERVICE", tmp_path / "etc/edgeslm.yaml")
+    done = edgeslm("teach", "triage")
+    assert (done.status, done.out) == (1, "")
+    assert f"There is neither edgeslm.yaml here nor {tmp_path}/etc/edgeslm.yaml; name yours" in done.err

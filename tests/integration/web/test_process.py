@@ -109,6 +109,27 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        (None, "{folder}/cert.pem: No such file or directory"),
+        ("x", "{folder}/cert.pem and {folder}/key.pem must be"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, key: str | None, sentence: str) -> None:
+    files = {name: str(tmp_path / name) for name in ("cert.pem", "key.pem")}
+    for file in files.values() if key else ():
+        Path(file).write_text(key or "")
+
+    async def scenario() -> None:
+        certificate = {"cert_file": files["cert.pem"], "key_file": files["key.pem"]}
+        console = make_process({**settings_for(free_port()), **certificate}, FakeListener())
+        await run_until(console, lambda: console.problem)
+        assert sentence.format(folder=tmp_path) in (console.problem or "")
+
+    asyncio.run(scenario())
+
+
 def test_a_process_that_ends_is_started_again() -> None:
     starts: list[int | None] = []
 

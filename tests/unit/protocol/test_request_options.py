@@ -39,13 +39,17 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("since", 1764288000, 1764288000.0),
     ("until", 0.5, 0.5),
 ]
+BAD_TOOLS: list[tuple[Any, str]] = [
+    ("turn_on", ": it must be an object"),
+    ({"description": "a"}, ": `name` must have 1 to 64 letters, digits, _, - or ., and no blanks"),
+    ({"name": "a b"}, " ('a b'): `name` must have 1 to 64 letters, digits, _, - or ., and no blanks"),
+    ({"name": "a", "type": "function"}, " ('a'): 'type' isn't one of name, description and parameters"),
+    ({"name": "a", "description": 5}, " ('a'): `description` must be a text"),
+    ({"name": "a", "parameters": "none"}, " ('a'): `parameters` must be an object, a JSON Schema"),
+]
 BAD: list[tuple[str, Any]] = [
     ("tools", []),
     ("tools", {"name": "turn_on"}),
-    ("tools", [{"name": "turn on"}]),
-    ("tools", [{"name": "a", "type": "function"}]),
-    ("tools", [{"name": "a", "parameters": "none"}]),
-    ("tools", [{"description": "a"}]),
     ("tool_choice", ""),
     ("parallel_tool_calls", "no"),
     ("tool_choice", {"name": "a"}),
@@ -106,13 +110,24 @@ def test_a_good_value_is_read_into_its_one_form(name: str, value: Any, read: Any
     assert type(options[name]) is type(read)
 
 
+@pytest.mark.parametrize(("tool", "sentence"), BAD_TOOLS)
+def test_a_bad_tool_is_named_with_its_fault(tool: Any, sentence: str) -> None:
+    assert not Draft202012Validator(dict(OPTIONS["tools"].schema)).is_valid([tool])
+    with pytest.raises(InvalidRequest) as raised:
+        read_options({"tools": [{"name": "good"}, tool]})
+    assert str(raised.value) == f"Option 'tools': tool number 2{sentence}."
+
+
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_a_bad_value_is_refused_with_what_it_must_be(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"'{name}' must be"):
         read_options({name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, value, _ in GOOD] + BAD)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, value, _ in GOOD] + BAD,
+)
 def test_the_schema_takes_what_is_taken(name: str, value: Any) -> None:
     # Not blank and not not-a-number are more than a schema says.
     if value == " " or value != value:
