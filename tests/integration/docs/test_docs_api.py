@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,6 +93,44 @@ def test_its_sections_are_valid() -> None:
         ("home-assistant", ("assist", "model:small")),
         ("node-red", None),
     ]
+
+
+def test_its_programs_ask_tasks_of_its_configuration() -> None:
+    config = yaml.safe_load(blocks("yaml")[0])
+    known = {*config["tasks"], *(f"model:{name}" for name in config["models"])}
+    assert parse_config(blocks("yaml")[0]).node == "hall"
+    assert set(re.findall(r'model(?:=|": )"([^"]+)"', "".join(blocks("python")))) <= known
+
+
+def test_its_certificate_is_trusted(broker: Mosquitto, tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("sh") if "openssl" in block]
+    block = re.sub("(?m)^sudo chown.*", "", block).replace("sudo ", "").replace("/etc/edgeslm", str(tmp_path))
+    subprocess.run(["sh", "-euc", block], check=True, capture_output=True, timeout=60)
+    key, certificate = tmp_path / "api.key", tmp_path / "api.pem"
+    assert key.stat().st_mode & 0o077 == 0
+    strict = ssl.create_default_context(cafile=certificate)
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN  # as Python 3.13
+    section = {"cert_file": str(certificate), "key_file": str(key), "hosts": ["hall.example.org"]}
+    with api_node(tmp_path, broker.url, api=section) as node:
+        port = client_of(node).port
+        for name in ("hall.example.org", "192.168.1.20"):
+            with socket.create_connection(("127.0.0.1", port)) as plain:
+                strict.wrap_socket(plain, server_hostname=name).close()
+        curl = [
+            "curl",
+            "-sf",
+            "--cacert",
+            str(certificate),
+            "--resolve",
+            f"hall.example.org:{port}:127.0.0.1",
+        ]
+        command = [*curl, f"https://hall.example.org:{port}/"]
+        assert subprocess.run(command, capture_output=True, check=True).stdout == b"edgeslm is running"
+        with (
+            pytest.raises(ssl.SSLCertVerificationError),
+            socket.create_connection(("127.0.0.1", port)) as plain,
+        ):
+            ssl.create_default_context().wrap_socket(plain, server_hostname="hall.example.org")
 
 
 def test_its_paths_are_those_of_the_code(node: Node) -> None:

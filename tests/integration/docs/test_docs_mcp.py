@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 
 TEXT = (ROOT / "docs/guides/mcp.md").read_text("utf-8")
 BASE = {"node": "n", "broker": {"url": "mqtt://localhost"}, "models": {"small": {"bundle": "/b"}}}
-TASKS = {name: {"kind": "embed", "model": "small"} for name in ("triage", "manual")}
+TASKS = {name: {"kind": "embed", "model": "small"} for name in ("triage", "fields")}
 
 
 def block(kind: str) -> str:
@@ -30,7 +30,7 @@ def block(kind: str) -> str:
 
 def test_its_section_is_valid() -> None:
     config = parse_config(yaml.safe_dump({**BASE, "tasks": TASKS, **yaml.safe_load(block("yaml"))}))
-    assert config.api is not None and config.api.mcp == ("triage", "manual")
+    assert config.api is not None and config.api.mcp == ("triage", "fields")
 
 
 def test_its_program_and_its_client_run(broker: Mosquitto, tmp_path: Path) -> None:

@@ -223,6 +223,12 @@ def test_every_python_block_about_documents_compiles(block: str) -> None:
     compile(block, "docs/guides/documents.md", "exec")
 
 
+def test_the_page_of_larger_models_has_a_whole_configuration() -> None:
+    page = (ROOT / "docs/guides/larger-models.md").read_text("utf-8")
+    (block,) = re.findall(r"(?ms)^```yaml\n(.*?)^```", page)
+    assert parse_config(block).tasks["manual"].remote is not None
+
+
 def test_there_are_example_files() -> None:
     assert [file.name for file in EXAMPLES] == [
         *(
