@@ -35,7 +35,7 @@ from edgeslm.protocol.topic_filters import filter_fault
 from edgeslm.telemetry.log_lines import printable
 
 SUMMARY = "listen to a broker, show what passes, and write a first configuration"
-EXAMPLE = "edgeslm init --broker localhost --labels 'repair=something is broken, other'"
+EXAMPLE = "edgeslm init --broker localhost --labels 'repair=broken, leaking or loose; other'"
 LISTEN_S = 60.0
 MOST_SHOWN = 20
 DECODER, ENCODER = "smollm2-135m-int4", "minilm-l6-int8"
@@ -60,7 +60,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="instead of listening: lines `TOPIC PAYLOAD`, as mosquitto_sub -v prints them",
     )
     command.add_argument("--do", choices=tuple(PURPOSES), help="what to do with the messages")
-    command.add_argument("--labels", metavar="LABEL[=MEANING],...", help="labels for --do label")
+    command.add_argument(
+        "--labels", metavar="LABEL[=MEANING];...", help="labels for --do label; a meaning may have commas"
+    )
     command.add_argument("--fields", metavar="NAME[:TYPE],...", help="fields for --do fields")
     command.add_argument("--bundle", type=Path, help="decoder bundle (default: that of the starter folder)")
     command.add_argument("--force", action="store_true", help="overwrite the file")
@@ -77,9 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise EdgeslmError(f"--topic {printable(arguments.topic)} {fault}.")
     labels, fields = _parsed(arguments)  # before a minute of listening
     _choose_broker(arguments)
-    traffic = _recorded(arguments.recorded) if arguments.recorded else _heard(arguments)
+    traffic, seconds = (_recorded(arguments.recorded), None) if arguments.recorded else _heard(arguments)
     groups = traffic.groups()
-    show(groups, traffic, arguments.listen if arguments.recorded is None else None)
+    show(groups, traffic, seconds)
     group = _of_filter(_choose_group(groups), arguments.topic)
     wish = _choose_wish(arguments.do, labels, fields)
     text = write(group, wish, _place(arguments, file))
@@ -127,8 +129,11 @@ def _listens(url: str) -> bool:
         return False
 
 
-def _heard(arguments: argparse.Namespace) -> Traffic:
-    """What passes while listening. :raises BrokerError: the broker can't be used, or is silent."""
+def _heard(arguments: argparse.Namespace) -> tuple[Traffic, float]:
+    """What passes while listening, until Ctrl-C if messages were heard, and for how many seconds.
+
+    :raises BrokerError: the broker can't be used, or is silent.
+    """
     from edgeslm.client.listening import Listening
 
     traffic = Traffic(("$", f"{arguments.prefix}/v1/", "homeassistant/"))
@@ -138,17 +143,25 @@ def _heard(arguments: argparse.Namespace) -> Traffic:
     ):
         listening.retained(PATIENCE_S)
         started = time.monotonic()
-        while (passed := time.monotonic() - started) < arguments.listen:
-            line.show(
-                round(passed), round(arguments.listen), f"listening: {plural(traffic.count, 'message')}"
-            )
-            time.sleep(min(0.5, arguments.listen - passed))
+        try:
+            while (passed := time.monotonic() - started) < arguments.listen:
+                what = f"listening: {plural(traffic.count, 'message')}"
+                line.show(
+                    round(passed),
+                    round(arguments.listen),
+                    f"{what}; Ctrl-C: enough" if traffic.count else what,
+                )
+                time.sleep(min(0.5, arguments.listen - passed))
+        except KeyboardInterrupt:
+            if not traffic.count:
+                raise
+        passed = time.monotonic() - started
     if not traffic.count:
         raise BrokerError(
             f"Nothing passed on {arguments.topic} in {arguments.listen:g} s; listen longer with --listen, or "
             "send a message."
         )
-    return traffic
+    return traffic, passed
 
 
 def _recorded(file: Path) -> Traffic:
@@ -168,7 +181,7 @@ def _recorded(file: Path) -> Traffic:
 
 def show(groups: Sequence[Group], traffic: Traffic, seconds: float | None) -> None:
     """Prints a table of what passed."""
-    during = "" if seconds is None else f" in {seconds:g} s"
+    during = "" if seconds is None else f" in {seconds:.3g} s"
     say(f"{plural(traffic.count, 'message')}{during}, {plural(len(groups), 'kind')} of topics:")
     width = min(40, max(len(one.filter) for one in groups))
     columns = shutil.get_terminal_size((120, 24)).columns
@@ -236,13 +249,32 @@ def _choose_wish(
 ) -> Wish:
     meant: Purpose | None = "label" if labels is not None else "fields" if fields is not None else None
     purpose = purpose or meant or _choose_purpose()
-    if purpose == "label" and labels is None:
-        question = "Labels, such as: repair=something is broken, other"
-        labels = _ask(question, "", parse_labels, option="--labels")
+    if purpose == "label":
+        labels = _choose_labels() if labels is None else _shown(labels)
     if purpose == "fields" and fields is None:
         question = "Fields, such as: machine, temperature_c:number"
         fields = _ask(question, "", parse_fields, option="--fields")
     return Wish(purpose, labels or {}, fields or {})
+
+
+def _choose_labels() -> Mapping[str, str]:
+    """Asks until the user agrees to the labels as they were understood."""
+    while True:
+        question = (
+            "Labels with their meanings, ; between them, such as: repair=broken, leaking or loose; other"
+        )
+        labels = _shown(_ask(question, "", parse_labels, option="--labels"))
+        if not sys.stdin.isatty() or _ask("Are these right", "yes", _yes):
+            return labels
+
+
+def _shown(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Prints the labels, each with its meaning."""
+    say(f"{len(labels)} labels:")
+    width = min(20, max(map(len, labels)))
+    for label, meaning in labels.items():
+        say(printable(f"  {label:<{width}}  {meaning or '(no meaning)'}"))
+    return labels
 
 
 def _choose_purpose() -> Purpose:

@@ -42,17 +42,29 @@ class Place:
 
 
 def parse_labels(text: str) -> dict[str, str]:
-    """``repair=something is broken, sales`` -> each label with its meaning.
+    """``repair=broken, leaking or loose; sales`` -> each label with its meaning.
+
+    ``;`` ends a label. A comma does so too, unless it is within a meaning: after a part with ``=``, a part
+    without it continues the meaning.
 
     :raises ValueError: fewer than two labels, or one twice.
     """
     found: dict[str, str] = {}
-    for part in filter(None, map(str.strip, text.split(","))):
-        name, _, meaning = part.partition("=")
-        if not name.strip() or name.strip() in found:
-            raise ValueError(f"the label {name.strip()!r} is empty, or named twice")
-        found[name.strip()] = meaning.strip()
+    for section in text.split(";"):
+        last = None
+        for part in filter(None, map(str.strip, section.split(","))):
+            name, is_new, meaning = part.partition("=")
+            if last is not None and not is_new:
+                found[last] = f"{found[last]}, {part}".removeprefix(", ")
+                continue
+            name = name.strip()
+            if not name or name in found:
+                raise ValueError(f"the label {name!r} is empty, or named twice")
+            found[name] = meaning.strip()
+            last = name if is_new else None
     if len(found) < 2:
+        if ";" not in text and "=" in text and "," in text:
+            raise ValueError("two labels or more are needed: a comma continues a meaning, and ; ends it")
         raise ValueError("two labels or more are needed, such as: normal, warning, critical")
     return found
 

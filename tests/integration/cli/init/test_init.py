@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -88,6 +91,23 @@ def test_wrong_options_are_errors(
     assert not file.exists()
 
 
+def test_labels_are_shown_as_understood_and_may_be_typed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a The basin in room 3 leaks\n")
+    typed = io.StringIO("a=one, b=two\nno\nmechanical=bearings, belts, electrical=power, sensors\ny\nno\n")
+    typed.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", typed)
+    file = tmp_path / "node.yaml"
+    assert init(file, "--broker", "localhost", "--from", lines, "--do", "label") == 0
+    assert (
+        "2 labels:\n  mechanical  bearings, belts\n  electrical  power, sensors\n" in capsys.readouterr().out
+    )
+    labels = {"mechanical": "bearings, belts", "electrical": "power, sensors"}
+    assert dict(load_config(file).tasks["label"].labels or {}) == labels
+
+
 def test_traffic_without_text_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("a 21\nb ON\n")
@@ -100,6 +120,24 @@ def test_a_silent_broker_is_an_error(
 ) -> None:
     assert init(tmp_path / "n.yaml", "--broker", broker.url, "--listen", "0.5", *LABELS) == 1
     assert "Nothing passed on #" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("retained", [True, False])
+def test_ctrl_c_is_enough_once_messages_were_heard(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str], retained: bool
+) -> None:
+    file = tmp_path / "node.yaml"
+    with App(broker.port) as app:
+        if retained:
+            app.publish("building/1/note", "The basin in room 3 leaks", retain=True)
+        stop = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+        stop.start()
+        try:
+            assert init(file, "--broker", broker.url, *LABELS) == (0 if retained else 130)
+        finally:
+            stop.cancel()
+    assert file.exists() == retained
+    assert ("1 message in 1" in capsys.readouterr().out) == retained
 
 
 def test_without_a_broker_the_local_one_is_proposed(

@@ -70,7 +70,29 @@ def test_odd_topics_are_quoted(topic: str) -> None:
 def test_labels_must_be_two_or_more(text: str) -> None:
     with pytest.raises(ValueError, match="label"):
         parse_labels(text)
-    assert parse_labels("repair=something is broken, other") == {"repair": "something is broken", "other": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("repair=something is broken; other", {"repair": "something is broken", "other": ""}),
+        ("plumbing=water, electrical=light", {"plumbing": "water", "electrical": "light"}),
+        (
+            "a=belts, chains and damage, b=power, sensors",
+            {"a": "belts, chains and damage", "b": "power, sensors"},
+        ),
+        ("a=belts, chains; b, c; d=x = y,", {"a": "belts, chains", "b": "", "c": "", "d": "x = y"}),
+        ("normal, warning, critical=stop, now", {"normal": "", "warning": "", "critical": "stop, now"}),
+        ("a=, x; b", {"a": "x", "b": ""}),
+    ],
+)
+def test_a_comma_within_a_meaning_belongs_to_it(text: str, labels: dict[str, str]) -> None:
+    assert parse_labels(text) == labels
+
+
+def test_one_label_with_commas_tells_of_the_semicolon() -> None:
+    with pytest.raises(ValueError, match="; ends it"):
+        parse_labels("repair=something is broken, other")
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a:text", "a,a", "1a"])
