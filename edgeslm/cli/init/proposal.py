@@ -121,6 +121,8 @@ def write(group: Group, wish: Wish, place: Place) -> str:
     ]
     if not is_kept:
         lines += ["models:", f"  small: {{bundle: {_text(place.decoder)}}}"]
+        if wish.purpose == "label":
+            lines.append(_encoder(place.encoder))
     elif place.encoder is not None:
         lines += ["models:", f"  encoder: {{bundle: {_text(place.encoder)}}}"]
     if is_kept:
@@ -129,6 +131,13 @@ def write(group: Group, wish: Wish, place: Place) -> str:
         lines += ["knowledge:", f"  messages: {{path: {path}{encoder}}}"]
     lines += ["tasks:", *_task(wish), "routes:", *_route(group, wish)]
     return "\n".join(lines) + "\n"
+
+
+def _encoder(bundle: str | None) -> str:
+    """The model that heads need; without a bundle, a comment that says how to add it."""
+    if bundle is None:
+        return "  # encoder: {bundle: FOLDER}  # for console: {teach: {}}; edgeslm-export starter makes one"
+    return f"  encoder: {{bundle: {_text(bundle)}}}  # for edgeslm teach and console: {{teach: {{}}}}"
 
 
 def _task(wish: Wish) -> list[str]:

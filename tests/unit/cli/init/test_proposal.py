@@ -109,3 +109,10 @@ def test_a_name_that_yaml_would_read_otherwise_is_quoted(name: str) -> None:
 
 def test_what_only_remembers_loads_no_decoder() -> None:
     assert list(parse_config(write(group(), wish("remember"), PLACE)).models) == ["encoder"]
+
+
+def test_a_task_with_labels_has_the_encoder_that_teaching_needs() -> None:
+    assert list(parse_config(write(group(), wish("label"), PLACE)).models) == ["small", "encoder"]
+    assert list(parse_config(write(group(), wish("fields"), PLACE)).models) == ["small"]
+    bare = write(group(), wish("label"), replace(PLACE, encoder=None))
+    assert list(parse_config(bare).models) == ["small"] and "# encoder: {bundle: FOLDER}" in bare
