@@ -75,12 +75,17 @@ def _exchange(one: Path, other: Path) -> None:
         raise ExportError(f"{other} can't be replaced on this file system ({why}); remove it first.")
 
 
-def check_absent(out: Path) -> None:
-    """:raises ExportError: ``out`` exists, unless it is a bundle that may be replaced."""
-    if _replaces.get() and (out / MANIFEST).is_file() and not out.is_symlink():
+def check_absent(out: Path, *, can_replace: bool = False) -> None:
+    """:param can_replace: whether the command has the option ``--replace``.
+
+    :raises ExportError: ``out`` exists, unless it is a bundle that may be replaced.
+    """
+    is_bundle = (out / MANIFEST).is_file() and not out.is_symlink()
+    if is_bundle and _replaces.get():
         return
     if out.exists() or out.is_symlink():
-        raise ExportError(f"{out} exists already; name another folder or remove it.")
+        how = "add --replace, " if is_bundle and can_replace else ""
+        raise ExportError(f"{out} exists already; {how}name another folder or remove it.")
 
 
 @contextlib.contextmanager

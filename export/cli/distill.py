@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     from edgeslm_export.train.remote_teacher import RemoteTeacher
     from edgeslm_export.train.tune import load_task
 
-    check_absent(options.out)
+    check_absent(options.out, can_replace=True)
     if options.ask and not sys.stdin.isatty():
         raise ExportError("Nobody can be asked here; leave --ask out.")
     if options.hand is not None and options.test is None:

@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> None:
     """Trains a task and prints each method's accuracy."""
     from edgeslm_export.bundle.writer import check_absent
 
-    check_absent(options.out)
+    check_absent(options.out, can_replace=True)
     if options.source is None:
         if options.push or options.named or options.key:
             raise ExportError("--push, --task and --key are for a node's task; name the node with --from.")

@@ -1,4 +1,4 @@
-"""Data review: shows the findings of ``audit`` with row numbers and drops the rows that the user names."""
+"""Data review: shows the findings of ``audit`` with rows and texts, and drops rows that the user names."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ ASK: Final = "ask"
 ALL: Final = "all"
 CHOICES: Final = (*DROPPABLE, ALL)
 _SHOWN: Final = 10
+"""Rows that are named of a finding."""
+_CHARS: Final = 70
+"""Characters that are shown of a row's text."""
 
 
 class HeldOutLabels(Protocol):
@@ -98,6 +101,8 @@ def _review_findings(
         numbers = list(finding.gone) or [rows[index].number for index in finding.rows]
         say(f"{finding.sentence}{_where(numbers)}.")
         may_go = bool(numbers) and finding.kind in DROPPABLE
+        if may_go:
+            _say_texts([rows[index] for index in finding.rows[:_SHOWN]], say)
         one = len(numbers) == 1
         drops = may_go and _agrees(finding.kind, clean, "it" if one else "them")
         if drops:
@@ -111,6 +116,20 @@ def _review_findings(
         report.append(entry)
     # Rows with a wrong label stay for validation; the caller leaves them out of training (``doubted``).
     return without(rows, [finding for finding in dropped if finding.kind != LABELS])
+
+
+def _say_texts(rows: Rows, say: Announce) -> None:
+    """Tells each row's number, label if it has one, and text, shortened; the file may be a temporary one."""
+    for row in rows:
+        label = f" ({_shown(row.label)})" if isinstance(row, LabelledRow) else ""
+        say(f"  {row.number}{label}: {_shown(row.text)}")
+
+
+def _shown(text: str) -> str:
+    """The beginning of a text in one line, with U+FFFD for characters that could change a terminal."""
+    line = " ".join(text.split())
+    line = line if len(line) <= _CHARS else f"{line[: _CHARS - 1]}…"
+    return "".join(char if char.isprintable() else "\ufffd" for char in line)
 
 
 def _where(numbers: Sequence[int]) -> str:

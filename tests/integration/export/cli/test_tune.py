@@ -472,6 +472,29 @@ def test_options_for_a_node_need_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "name the node with --from" in capsys.readouterr().err
 
 
+def test_the_texts_of_suspicious_rows_are_told(
+    source: FakeSource, lesson: FakeLesson, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = _from(tmp_path)
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.write("\n" + json.dumps({"text": "HAM 0", "label": "ham"}))
+    assert main.main(command) == 0
+    told = "1 row repeats an earlier one: row 17.\n  17 (ham): HAM 0\n  It stays;"
+    assert told in capsys.readouterr().err
+
+
+def test_a_second_time_the_error_names_the_option(
+    source: FakeSource, lesson: FakeLesson, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert main.main(_from(tmp_path)) == 1
+    assert "exists already; name another folder or remove it" in capsys.readouterr().err
+    (tmp_path / "out/manifest.json").write_text("{}")
+    assert main.main(_from(tmp_path)) == 1
+    assert "exists already; add --replace, name another folder or remove it" in capsys.readouterr().err
+    assert main.main(_from(tmp_path, "--replace")) == 0
+
+
 def test_corrections_that_nobody_accepted_are_left_out_and_told(
     lesson: FakeLesson, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,11 +69,15 @@ def test_rows_stay_where_nothing_is_said_and_how_to_drop_them_is_shown() -> None
     reviewer = Reviewer()
     dropped, report = reviewer.read()
     assert dropped == []
-    assert reviewer.said[:2] == [
+    assert reviewer.said == [
         "1 row repeats an earlier one: row 12.",
+        "  12 (a): it is hot",
         "  It stays; --clean repeats drops it.",
+        "2 rows have the text of another row and contradict it: rows 13, 14.",
+        "  13 (a): It is on",
+        "  14 (b): it is on",
+        "  They stay; --clean conflicts drops them.",
     ]
-    assert reviewer.said[3] == "  They stay; --clean conflicts drops them."
     assert [entry["dropped"] for entry in report] == [False, False]
 
 
@@ -118,6 +122,12 @@ def test_of_many_rows_the_first_ones_are_shown_and_all_reported() -> None:
     _, report = reviewer.read((), rows)
     assert reviewer.said[0].endswith("rows 31, 32, 33, 34, 35, 36, 37, 38, 39, 40 ....")
     assert len(report[0]["rows"]) == 20
+
+
+def test_a_text_is_shown_in_one_short_line() -> None:
+    reviewer = Reviewer()
+    reviewer.read((), rows_of(*[("It is\n\x1b[2J hot " + "so " * 90, "a")] * 2, *SOUND))
+    assert reviewer.said[1] == "  12 (a): " + f"It is \ufffd[2J hot {'so ' * 30}"[:69] + "…"
 
 
 def test_one_row_that_is_dropped() -> None:
