@@ -37,6 +37,7 @@ from tests.support.paths import ROOT
 DOCS = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
 KNOWLEDGE = (ROOT / "docs/guides/documents.md").read_text("utf-8")
 CONSOLE = (ROOT / "docs/guides/console.md").read_text("utf-8")
+TRAINING = (ROOT / "docs/guides/training.md").read_text("utf-8")
 EXAMPLES = sorted((ROOT / "firmware-config/examples").glob("*.yaml"))
 
 SECTIONS: dict[str, type[Section]] = {
@@ -193,7 +194,8 @@ def test_the_filters_of_templates_are_documented() -> None:
 
 
 def yaml_blocks() -> list[str]:
-    texts = (DOCS, KNOWLEDGE, CONSOLE)
+    own_task = TRAINING.partition("### A node's own task\n")[2].partition("\n### ")[0]
+    texts = (DOCS, KNOWLEDGE, CONSOLE, own_task)
     return [block for text in texts for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)]
 
 
