@@ -35,6 +35,10 @@ class TaughtTask:
         self.confirmed: set[str] = set()
         """Texts whose label was looked at again."""
         self.used_at = time.monotonic()
+        self.read_at = -1
+        """Number of samples that the node had added when this task's were read."""
+        self.chosen_at: tuple[int, ...] = ()
+        """The ``standing`` after the last choice: a repeated choice would find nothing more."""
 
     @property
     def task(self) -> str:
@@ -43,6 +47,11 @@ class TaughtTask:
     @property
     def report(self) -> Mapping[str, Any]:
         return self.record.get("report") or {}
+
+    @property
+    def standing(self) -> tuple[int, int, int]:
+        """Numbers of labels, of messages, and of those that wait."""
+        return len(self.session.rows), self.session.size, self.session.waiting
 
     @property
     def few(self) -> list[str]:

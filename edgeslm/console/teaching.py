@@ -205,13 +205,15 @@ class Teaching:
     # Actions
 
     async def _tell(self, one: TaughtTask, arguments: Mapping[str, Any]) -> None:
-        if not one.problem or time.monotonic() - one.failed_at > AGAIN_S:
-            self._look_ahead(one)
+        if one.problem and time.monotonic() - one.failed_at <= AGAIN_S:
+            return
+        if one.session.waiting < AHEAD and one.read_at != self._samples.added:
+            await self._add_new(one)
+        self._look_ahead(one)
 
     async def _reopen(self, one: TaughtTask, arguments: Mapping[str, Any]) -> None:
         one.problem = ""
-        if not one.doing:
-            one.session.add(await self._messages(one.task))
+        await self._add_new(one)
         self._look_ahead(one)
 
     async def _label(self, one: TaughtTask, arguments: Mapping[str, Any]) -> None:
@@ -280,6 +282,14 @@ class Teaching:
         self._look_ahead(one)
         return one
 
+    async def _add_new(self, one: TaughtTask) -> None:
+        """Adds the messages that have come, unless a job runs."""
+        added = self._samples.added
+        texts = [] if one.doing else await self._messages(one.task)
+        if not one.doing:
+            one.session.add(texts)
+            one.read_at = added
+
     async def _messages(self, task: str) -> list[str]:
         """Messages of the task, the newest first, as far as they fit into memory."""
         async with self._disk:
@@ -301,8 +311,9 @@ class Teaching:
         return list(found)
 
     def _look_ahead(self, one: TaughtTask) -> None:
-        """Chooses the next messages if few are left."""
-        if one.session.waiting < AHEAD and not one.session.is_over and not one.doing:
+        """Chooses the next messages if few are left, and more may be found."""
+        is_done = one.session.is_over or one.standing == one.chosen_at
+        if one.session.waiting < AHEAD and not is_done and not one.doing:
             self._start(one, "choosing", self._choose(one))
 
     def _start(self, one: TaughtTask, doing: str, work: Any) -> None:
@@ -338,6 +349,7 @@ class Teaching:
     async def _choose(self, one: TaughtTask) -> None:
         count = len(one.session.rows)
         one.session.take(await asyncio.to_thread(one.session.choose))
+        one.chosen_at = one.standing
         if one.note_accuracy(count):
             await self._write(one)
 

@@ -68,6 +68,8 @@ class SampleStore:
         self._keep_s = keep_s
         self._db: sqlite3.Connection | None = None
         self._known: dict[str, set[bytes]] = {}
+        self.added = 0
+        """Number of samples added since the start."""
         self.problem: str | None = None
         """Why samples can't be stored now, as a sentence; None if they can."""
 
@@ -113,6 +115,7 @@ class SampleStore:
                     known.add(mark)
                 gone = self._too_many(db, now)
                 db.execute("COMMIT")
+                self.added += len(samples)
             except BaseException:
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")

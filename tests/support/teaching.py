@@ -33,6 +33,7 @@ class FakeExport:
     def __init__(self, encoder: Path) -> None:
         self.encoder = encoder
         self.trained: list[list[dict[str, Any]]] = []
+        self.choices = 0
         self.failure = ""
         self.doubted: list[dict[str, Any]] = []
 
@@ -40,6 +41,7 @@ class FakeExport:
         if self.failure:
             raise EdgeslmError(self.failure)
         if arguments[0] == "choose":
+            self.choices += 1
             texts = [row["text"] for row in rows_of(arguments[1])]
             rows = rows_of(arguments[7]) if "--labelled" in arguments else []
             known = {row["text"] for row in rows}

@@ -75,6 +75,24 @@ def test_messages_are_kept_labelled_trained_used_and_taken_back(
         assert (tmp_path / "state/feedback/triage.jsonl").exists()
 
 
+def test_new_messages_come_into_an_open_view(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch) as (_, teacher, export):
+        assert teacher.state("open")["messages"] == 0
+        send(broker, TEXTS[:2])
+        assert teacher.label_all(2) and teacher.when(lambda state: state["is_over"], "all are labelled")
+        send(broker, TEXTS[:3], "strict")
+        send(broker, TEXTS[:4])
+        state = teacher.when(lambda state: state["messages"] == 4, "the new ones are there")
+        assert not state["is_over"]
+        teacher.when(lambda state: state["message"] and not state["doing"], "one is shown")
+        choices = export.choices
+        for _ in range(5):
+            assert teacher.state()["message"]
+        assert export.choices == choices, "nothing has changed, so nothing is chosen again"
+
+
 def test_one_goes_back_head_by_head(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
