@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from edgeslm.teaching.session import KEYS, Session
 
 THRESHOLDS: Final = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 MOST_POINTS: Final = 200
+FOLLOWING: Final = 3
+"""Number of messages that the page has in advance, so that keys needn't wait for the node."""
 
 
 class TaughtTask:
@@ -98,6 +100,7 @@ class TaughtTask:
                 for key, (name, meaning) in zip(KEYS, labels.items(), strict=False)
             ],
             "message": None if shown is None else {**shown, "id": _id(shown["text"])},
+            "following": [{**one, "id": _id(one["text"])} for one in session.following(FOLLOWING)],
             "doing": self.doing,
             "problem": self.problem,
             "is_over": session.is_over,
@@ -106,7 +109,7 @@ class TaughtTask:
             "messages": session.size,
             "few": self.few,
             "curve": self.record.get("curve", []),
-            "confusion": found.get("confusion"),
+            "confusion": _in_order(found.get("confusion"), labels),
             "doubted": [
                 {**row, "id": _id(row["text"])}
                 for row in found.get("doubted", ())
@@ -116,6 +119,18 @@ class TaughtTask:
             "compared": self.record.get("compared"),
             "threshold": self._threshold,
         }
+
+
+def _in_order(confusion: Mapping[str, Any] | None, labels: Collection[str]) -> dict[str, Any] | None:
+    """A confusion table with the order of ``labels``."""
+    if confusion is None:
+        return None
+    found, counts = confusion["labels"], confusion["counts"]
+    order = [found.index(name) for name in labels if name in found]
+    return {
+        "labels": [found[at] for at in order],
+        "counts": [[counts[row][column] for column in order] for row in order],
+    }
 
 
 def _id(text: str) -> str:

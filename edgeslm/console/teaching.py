@@ -31,7 +31,7 @@ from edgeslm.serving.service import Service
 from edgeslm.storage.atomic_json import write_record
 from edgeslm.storage.feedback_store import FeedbackStore
 from edgeslm.storage.sample_store import LONGEST, Sample, samples_of
-from edgeslm.teaching.lesson import ExportRunner, Lesson, work_folder
+from edgeslm.teaching.lesson import ExportRunner, Lesson, remove_leftovers, work_folder
 from edgeslm.teaching.rows import FEWEST, Labels, earlier_rows, read_messages, waiting_rows
 from edgeslm.teaching.session import KEYS, Row, Session
 from edgeslm.web.process import check_installed
@@ -96,6 +96,7 @@ class Teaching:
         self._feedback = FeedbackStore(config.state_dir, self._samples.seal)
         self._others = FeedbackStore(config.state_dir) if self._is_sealed else None
         self._folder = config.state_dir / "teaching" / config.node
+        remove_leftovers(config.node, self._folder)
         self._unkept: dict[tuple[str, str], str] = {}
         self._ids: dict[str, str] = {}
         self._tidied = -TIDY_S
@@ -128,6 +129,12 @@ class Teaching:
             and len(task.section.labels) <= len(KEYS)
             and (not named or name in named)
         ]
+
+    @property
+    def _first(self) -> str | None:
+        """The task that is shown if none is named: the one that is taught, or the first."""
+        one = self._open
+        return one.task if one is not None and one.task in self.tasks else next(iter(self.tasks), None)
 
     def see(self, request: Request) -> None:
         """Keeps the message of a request, unless it is kept already; writes nothing yet."""
@@ -167,7 +174,7 @@ class Teaching:
         try:
             if action not in actions:
                 raise InvalidRequest("there is no such action")
-            task = arguments.get("task") or next(iter(self.tasks), None)
+            task = arguments.get("task") or self._first
             if task not in self.tasks:
                 raise InvalidRequest("this task can't be taught here")
             one = await self._taught(str(task))
@@ -220,10 +227,15 @@ class Teaching:
         label, text = arguments.get("label"), one.text_of(arguments.get("message"))
         if label not in one.session.lesson.labels:
             raise InvalidRequest("the task has no such label")
-        is_again = one.session.label_of(text) is not None
         async with self._disk:
-            await asyncio.to_thread(one.session.label, text, str(label))
-        if is_again:
+            before = one.session.label_of(text)
+            was = arguments.get("was")  # the label on the page; empty if there is none
+            if was is not None and was != (before or "") and label != before:
+                now = f"already labelled {before}" if before is not None else "no longer labelled"
+                raise InvalidRequest(f"this message is {now}; somebody else has changed it")
+            if label != before:
+                await asyncio.to_thread(one.session.label, text, str(label))
+        if before is not None:
             one.confirmed.add(text)
         self._look_ahead(one)
 
@@ -420,7 +432,8 @@ def find_encoder(section: Teach, models: ModelPool) -> str:
         raise ConfigError([f"{where}: {section.encoder} is no encoder"])
     found = [name for name in models.names if is_encoder(name)]
     if not found:
-        raise ConfigError([f"{where}: no encoder is in models; heads are trained on its vectors"])
+        how = "add to models: encoder: {bundle: .edgeslm/starter/minilm-l6-int8}"
+        raise ConfigError([f"{where}: no encoder is in models; heads are trained on its vectors; {how}"])
     if len(found) > 1:
         raise ConfigError([f"{where}: missing; name one of {', '.join(found)}"])
     return found[0]

@@ -62,7 +62,7 @@ BODY_BYTES = 3 * INPUT_BYTES
 TEACH_BYTES = 16_384
 MOST_TEACHINGS = 8
 """Maximum number of actions of the page that teaches, at a time."""
-_ARGUMENTS = ("task", "message", "label")
+_ARGUMENTS = ("task", "message", "label", "was")
 BEAT_S = 15.0
 """Interval of keep-alives on an event stream without new data; each keep-alive also checks the session."""
 TAKE_S = 30.0
@@ -340,7 +340,7 @@ class Web:
         asked = await _read_json(request, TEACH_BYTES)
         action = asked.get("action") if isinstance(asked, dict) else None
         if not isinstance(action, str) or not all(isinstance(value, str) for value in asked.values()):
-            raise Refusal(400, "Send an object with action and, if you like, task, message and label.")
+            raise Refusal(400, "Send an object with action and, if you like, task, message, label and was.")
         if self._teachings >= MOST_TEACHINGS:
             raise Refusal(429, "Too much at a time; try again.", {"Retry-After": "1"})
         self._teachings += 1

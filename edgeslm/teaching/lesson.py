@@ -111,7 +111,7 @@ def work_folder(name: str, on_disk: Path | None) -> Path:
     :param on_disk: where the folder is if there is no memory for it; None: nowhere.
     :raises EdgeslmError: there is no place for it.
     """
-    prefix = f"edgeslm-teach-{name}-"
+    remove_leftovers(name, on_disk)
     why: str | None = None
     for base in (IN_MEMORY, on_disk):
         if base is None:
@@ -119,14 +119,25 @@ def work_folder(name: str, on_disk: Path | None) -> Path:
         try:
             if base == on_disk:
                 base.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for other in base.glob(f"{prefix}*"):
-                pid = other.name.removeprefix(prefix).partition("-")[0]
-                if other.stat().st_uid == os.geteuid() and not Path("/proc", pid).exists():
-                    shutil.rmtree(other, ignore_errors=True)
-            return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=base))
+            return Path(tempfile.mkdtemp(prefix=f"{_prefix(name)}{os.getpid()}-", dir=base))
         except OSError as error:
             why = error.strerror
     raise EdgeslmError(f"there is no place for the files of teaching ({why})")
+
+
+def remove_leftovers(name: str, on_disk: Path | None) -> None:
+    """Removes the work folders of killed processes of this ``name``: they have texts."""
+    prefix = _prefix(name)
+    for base in (IN_MEMORY, on_disk):
+        for other in base.glob(f"{prefix}*") if base is not None else ():
+            pid = other.name.removeprefix(prefix).partition("-")[0]
+            with contextlib.suppress(OSError):
+                if other.stat().st_uid == os.geteuid() and not Path("/proc", pid).exists():
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+def _prefix(name: str) -> str:
+    return f"edgeslm-teach-{name}-"
 
 
 @dataclass(frozen=True, slots=True)

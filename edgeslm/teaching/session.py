@@ -114,6 +114,10 @@ class Session:
         """The message to label among those chosen; None if others must be chosen first."""
         return self._round[0] if self._round else None
 
+    def following(self, count: int) -> list[dict[str, Any]]:
+        """The messages that come after :attr:`present`, as far as they are chosen."""
+        return self._round[1 : 1 + count]
+
     def choose(self) -> dict[str, Any]:
         """Chooses the next messages, for :meth:`take`; changes nothing, so that it may run in a thread.
 

@@ -16,11 +16,28 @@ async function send(path, body) {
       method: "POST", body: JSON.stringify(body ?? {}),
       headers: { "Content-Type": "application/json", "X-Edgeslm-Secret": csrf },
     });
-    if (response.status === 401) return location.reload();
+    if (response.status === 401) {
+      signIn();
+      return { ok: false, body: { error: "Sign in again." } };
+    }
     return { ok: response.ok, body: await response.json() };
   } catch {
     return { ok: false, body: { error: "The node can't be reached." } };
   }
+}
+
+// Shows the sign-in page, and the same view after it. The sign-in leaves no fragment in the address.
+function signIn() {
+  try { sessionStorage.setItem("view", location.hash); } catch { /* a browser may refuse to store */ }
+  location.reload();
+}
+
+function goOn() {
+  try {
+    const view = sessionStorage.getItem("view");
+    if (view && !location.hash) history.replaceState(null, "", view);
+    sessionStorage.removeItem("view");
+  } catch { /* as above */ }
 }
 
 const live = new Live(showText);
@@ -86,7 +103,7 @@ function connect() {
     broken("The connection to the node is lost; trying again. The figures below are the last ones.");
     if (stream.readyState !== EventSource.CLOSED) return;
     const reason = await fetch("api/node").then((response) => response.status, () => 0);
-    if (reason === 401) location.reload(); // shows the sign-in page
+    if (reason === 401) signIn();
     else setTimeout(connect, 3000);
   };
 }
@@ -143,5 +160,6 @@ $("text-close").addEventListener("click", () => $("text").close());
 $("leave").addEventListener("click", async () => { await send("logout"); location.reload(); });
 addEventListener("pagehide", () => stream?.close());
 
+goOn();
 showView(false);
 connect();

@@ -4,6 +4,7 @@ import { $, el, put } from "./dom.js";
 import { curve } from "./charts.js";
 
 const POLL_MS = 1000, SLOW_MS = 5000;
+const DECISIONS = ["train", "use", "back"];
 const UNDO = "u", SKIP = "s";
 
 const percent = (share) => `${Math.round(100 * share)} %`;
@@ -14,7 +15,10 @@ export class Teach {
     this.send = send;
     this.state = null;
     this.error = "";
-    this.working = false;
+    this.pending = 0;
+    this.queue = Promise.resolve();
+    this.turn = 0;
+    this.failed = this.deciding = "";
     new ResizeObserver(() => this.state && this.drawCurve(this.state)).observe($("teach-curve"));
     $("teach-box").addEventListener("keydown", (event) => this.key(event));
     $("teach-task").addEventListener("change", () => this.act("open", { task: $("teach-task").value }));
@@ -32,24 +36,65 @@ export class Teach {
     if (visible) this.act("open").then(() => $("teach-box").focus({ preventScroll: true }));
   }
 
-  async act(action, more = {}) {
-    if (this.working && action !== "state") return;
+  // Actions go to the node one after the other; what each is about is what the page shows now.
+  act(action, more = {}) {
+    if (DECISIONS.includes(action)) {
+      if (this.deciding) return this.queue;
+      this.deciding = action;
+    }
     clearTimeout(this.timer);
-    this.working = true;
+    this.turn += 1;
+    this.pending += 1;
     if (action === "use" || action === "back") this.say(action === "use" ? "Switching …" : "Going back …");
-    const task = this.state ? { task: this.state.task } : {};
-    const { ok, body } = await this.send("api/teach", { action, ...task, ...more });
-    this.working = false;
-    if (!ok || action !== "state" || this.failed === "state") this.error = ok ? "" : body.error;
-    if (!ok) this.failed = action;
-    if (ok) this.state = body;
+    const body = { action, ...(this.state ? { task: this.state.task } : {}), ...more };
+    this.queue = this.queue.then(async () => {
+      const said = await this.send("api/teach", body);
+      this.pending -= 1;
+      if (action === this.deciding) this.deciding = "";
+      if (!said.ok) this.failed = said.body.error;
+      if (this.pending) return; // the page is ahead of this state
+      this.error = this.failed;
+      this.failed = "";
+      if (said.ok) this.take(said.body);
+      else if (this.state) await this.look();
+      else this.wait();
+    });
+    return this.queue;
+  }
+
+  // Asks for the state. If something is done meanwhile, its state is newer.
+  async look() {
+    const turn = this.turn;
+    const { ok, body } = await this.send("api/teach", { action: "state", ...(this.state ? { task: this.state.task } : {}) });
+    if (turn !== this.turn) return;
+    if (ok && this.unreached) this.error = "";
+    if (!ok) this.error = body.error;
+    this.unreached = !ok;
+    if (ok) this.take(body);
+    else this.wait();
+  }
+
+  take(state) {
+    this.state = state;
+    this.wait();
+  }
+
+  wait() {
     this.draw();
     const wants = !this.state || this.state.doing || (!this.state.message && !this.state.is_over);
-    if (this.visible) this.timer = setTimeout(() => this.act("state"), wants ? POLL_MS : SLOW_MS);
+    clearTimeout(this.timer);
+    if (this.visible) this.timer = setTimeout(() => this.look(), wants ? POLL_MS : SLOW_MS);
+  }
+
+  // Shows the next message at once; the node's state follows.
+  pass() {
+    const [message = null, ...following] = this.state.following;
+    this.state = { ...this.state, message, following, doing: this.state.doing || (message ? "" : "choosing") };
+    this.draw();
   }
 
   key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT" || !this.state) return;
+    if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT" || !this.state) return;
     const label = this.state.labels.find((one) => one.key === event.key.toLowerCase());
     if (event.key.toLowerCase() === UNDO) this.act("undo");
     else if (event.key.toLowerCase() === SKIP) this.skip();
@@ -59,11 +104,15 @@ export class Teach {
   }
 
   label(label) {
-    if (this.state?.message) this.act("label", { message: this.state.message.id, label });
+    if (!this.state?.message) return;
+    this.act("label", { message: this.state.message.id, label, was: "" });
+    this.pass();
   }
 
   skip() {
-    if (this.state?.message) this.act("skip", { message: this.state.message.id });
+    if (!this.state?.message) return;
+    this.act("skip", { message: this.state.message.id });
+    this.pass();
   }
 
   say(sentence) {
@@ -71,6 +120,16 @@ export class Teach {
   }
 
   draw() {
+    const focused = document.activeElement, isHere = $("view-teach").contains(focused);
+    const doubt = [...$("teach-doubted").querySelectorAll("button")].indexOf(focused);
+    this.drawAll();
+    if (!isHere || (focused.isConnected && !focused.disabled)) return;
+    const doubts = $("teach-doubted").querySelectorAll("button");
+    const next = doubt < 0 ? null : doubts[Math.min(doubt, doubts.length - 1)];
+    (next ?? $("teach-box")).focus({ preventScroll: true }); // so that keys go on working
+  }
+
+  drawAll() {
     const state = this.state;
     $("teach-error").textContent = this.error || state?.problem || "";
     $("teach-error").hidden = !$("teach-error").textContent;
@@ -126,7 +185,7 @@ export class Teach {
 
   drawCurve(state) {
     const last = state.curve[state.curve.length - 1];
-    $("teach-now").textContent = last ? `right on ${Math.round(100 * last[1])} of 100` : "";
+    $("teach-now").textContent = last ? `${percent(last[1])} right` : "";
     curve($("teach-curve"), state.curve);
     const { labels, counts } = state.confusion ?? { labels: [], counts: [] };
     $("teach-confusion").hidden = !labels.length;
@@ -147,11 +206,11 @@ export class Teach {
       const [low, high] = report.interval.map((share) => Math.round(100 * share));
       words.push(`Taught with ${messages(report.rows)}: right on ${Math.round(100 * report.accuracy)} of 100 messages like these (${low} to ${high}), in cross-validation.`);
       if (compared?.is_head) {
-        if (compared.accuracy) words.push(`The head that was at work: ${Math.round(100 * compared.accuracy)} of 100, by its own cross-validation.`);
+        if (compared.accuracy) words.push(`The head that was at work had ${Math.round(100 * compared.accuracy)} of 100 when it was trained: on other messages, so the two figures can't be compared.`);
       } else if (compared) words.push(`The untrained model that was at work: right on ${compared.right} of ${compared.asked} of these.`);
     }
-    words.push(state.is_on_trial ? "The taught head is at work, on trial: if requests fail, the node goes back by itself."
-      : state.is_used ? "The taught head is at work." : state.is_taught ? "Another head is at work." : "No head is at work yet.");
+    const which = state.is_used ? "The taught head" : state.is_taught ? "Another head" : "No head";
+    words.push(`${which} is at work${state.is_on_trial ? ", on trial: if requests fail, the node goes back by itself." : "."}`);
     put($("teach-said"), ...words.map((said) => el("span", {}, said)));
     $("teach-train").disabled = state.few.length > 0 || state.doing === "training";
     $("teach-use").disabled = !report || state.is_used || state.doing === "training";
@@ -172,7 +231,7 @@ export class Teach {
       const keep = el("button", { type: "button" }, `Keep ${one.label}`);
       keep.addEventListener("click", () => this.act("keep", { message: one.id }));
       const change = el("button", { type: "button" }, `Change to ${one.guess}`);
-      change.addEventListener("click", () => this.act("label", { message: one.id, label: one.guess }));
+      change.addEventListener("click", () => this.act("label", { message: one.id, label: one.guess, was: one.label }));
       return el("li", {}, el("p", {}, one.text), el("div", { className: "bar" }, keep, change));
     }));
   }

@@ -52,7 +52,7 @@ def test_messages_are_kept_labelled_trained_used_and_taken_back(
         state = teacher.trained()
         assert state["report"]["accuracy"] == 0.9
         teacher.when(lambda state: (state["compared"] or {}).get("asked") == 12, "it is compared")
-        assert [point[0] for point in state["curve"]] and state["confusion"]["counts"] == [[1, 0], [1, 2]]
+        assert [point[0] for point in state["curve"]] and state["confusion"]["counts"] == [[2, 1], [0, 1]]
         assert len(export.trained[0]) == 12 and not state["is_used"]
         state = teacher.state("use")
         assert state["is_used"] and state["is_taught"] and state["is_on_trial"] and state["can_go_back"]
@@ -153,6 +153,40 @@ def test_a_head_that_gets_fewer_checks_right_is_refused(
             reply.status == 409 and "0 of 1 checks are right, with the active bundle 1" in reply.json["error"]
         )
         assert not teacher.state()["is_taught"] and not teacher.state()["can_go_back"]
+
+
+def test_a_label_that_somebody_else_has_changed_stays(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, _):
+        state = teacher.when(lambda state: state["message"], "a message")
+        shown, following = state["message"]["id"], [one["text"] for one in state["following"]]
+        after = teacher.state("label", message=shown, label="critical", was="")
+        assert after["message"]["text"] == following[0] and len(following) == 3
+        reply = teacher.act("label", message=shown, label="normal", was="")
+        assert reply.status == 409 and "already labelled critical" in reply.json["error"]
+        assert teacher.state("label", message=shown, label="critical", was="")["labelled"] == 1
+        assert teacher.state("label", message=shown, label="normal", was="critical")["labelled"] == 1
+        teacher.state("undo")
+        teacher.state("undo")
+        reply = teacher.act("label", message=shown, label="normal", was="critical")
+        assert reply.status == 409 and "no longer labelled" in reply.json["error"]
+    rows = (tmp_path / "state/feedback/triage.jsonl").read_text()
+    assert rows == ""
+
+
+def test_the_taught_task_is_shown_first_and_leftovers_go_at_the_start(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "memory/edgeslm-teach-hall-99999999-x"
+    left.mkdir(parents=True)
+    (left / "rows.jsonl").write_text("a text")
+    monkeypatch.setattr("edgeslm.teaching.lesson.IN_MEMORY", tmp_path / "memory")
+    with teaching_node(tmp_path, broker.url, monkeypatch) as (_, teacher, _):
+        assert not left.exists()
+        assert teacher.state("open", task="")["task"] == "triage"
+        teacher.state("open", task="strict")
+        assert teacher.state("open", task="")["task"] == "strict"
 
 
 def test_undo_skip_and_a_second_look(
@@ -275,7 +309,10 @@ def test_a_node_without_an_encoder_is_told_at_the_start(broker: Mosquitto, tmp_p
         pass
     del configuration["models"]["encoder"]
     configuration |= {"console": {"teach": {}}, "tasks": {"triage": TASKS["triage"]}}
-    with pytest.raises(ConfigError, match="no encoder is in models"), Node(tmp_path, configuration):
+    with (
+        pytest.raises(ConfigError, match=r"no encoder is in models; .*add to models: encoder: \{bundle"),
+        Node(tmp_path, configuration),
+    ):
         pass
 
 

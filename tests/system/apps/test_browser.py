@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from edgeslm.cli.demo.material import load_sms
 from edgeslm.console.host import ConsoleHost
+from edgeslm.storage.feedback_store import FeedbackStore
 from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto, free_port
 from tests.support.consoles import TOKEN, console_node, visitor_of
@@ -26,6 +27,21 @@ from tests.support.teaching import TEXTS, teaching_node
 VIEWS = ("live", "try", "teach", "models", "collections")
 MOST_BYTES = 150_000
 """On the wire, from the sign-in page to the first figures."""
+
+LONG_LABELS = """() => {
+  for (const cell of document.querySelectorAll("#view-teach th")) cell.textContent = "a-machine-at-a-stop";
+  document.querySelector("#teach-thresholds").hidden = false;
+  return document.documentElement.scrollWidth;
+}"""
+"""Gives long names to labels. :return: the page's width."""
+
+SLOW_NODE = """() => {
+  const fetch = window.fetch;
+  window.fetch = async (...asked) => {
+    await new Promise((done) => setTimeout(done, 400));
+    return fetch(...asked);
+  };
+}"""
 
 expect.set_options(timeout=WAIT_S * 1000)
 
@@ -166,6 +182,9 @@ def test_nothing_is_wider_than_the_screen(open_page: Callable[..., Page], width:
     for view in VIEWS:
         show(page, view)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+    show(page, "teach")
+    expect(page.locator("#teach-confusion")).to_be_visible()
+    assert page.evaluate(LONG_LABELS) <= width
 
 
 def test_it_is_small_and_needs_nobody_else(browser: Browser, app_and_node: tuple[App, Node]) -> None:
@@ -268,13 +287,61 @@ def test_a_task_is_taught_with_the_keyboard(
         assert (result["label"], result["stage"]) == ("spam", "learned")
         focus(page, "#teach-back")
         page.keyboard.press("Enter")
-        expect(page.locator("#teach-said")).to_contain_text("No head is at work yet.")
+        expect(page.locator("#teach-said")).to_contain_text("No head is at work.")
         app.publish(f"{BASE}/req/spam", {"input": "See you at noon"})
         assert app.take(f"{BASE}/res/spam").json["result"]["taught"] is False
         assert not said
         assert node.terminate() == 0
     rows = [json.loads(row) for row in (tmp_path / "state/feedback/spam.jsonl").read_text().splitlines()]
     assert len(rows) == 60 and all(keys[row["text"]] == "12"[row["label"] == "spam"] for row in rows)
+
+
+def test_keys_are_not_lost_while_the_node_is_slow(
+    browser: Browser, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two keys before the first answer; then training, and a change of a label, leave the keys at work."""
+    (tmp_path / "triage.txt").write_text("\n".join(reversed(TEXTS)))
+    with (
+        teaching_node(tmp_path, broker.url, monkeypatch, teach={"messages": str(tmp_path)}) as (
+            node,
+            teacher,
+            export,
+        ),
+        browser.new_context(viewport={"width": 1280, "height": 860}) as context,
+    ):
+        context.set_default_timeout(WAIT_S * 1000)
+        page = context.new_page()
+        said: list[str] = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"http://{visitor_of(node).host}/")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        page.click('nav a[href="#teach"]')
+        text, progress = page.locator("#teach-text:not(.none)"), page.locator("#teach-progress")
+        expect(text).to_have_text(TEXTS[0])
+        page.evaluate(SLOW_NODE)
+        page.keyboard.press("1")
+        expect(text).to_have_text(TEXTS[1])
+        page.keyboard.press("2")
+        expect(text).to_have_text(TEXTS[2])
+        expect(progress).to_have_text(re.compile("^2 labelled"))
+        rows = FeedbackStore(tmp_path / "state").rows("triage")
+        assert [(row["text"], row["label"]) for row in rows] == [(TEXTS[0], "normal"), (TEXTS[1], "critical")]
+        export.doubted = [{"text": TEXTS[0], "label": "normal", "guess": "critical"}]
+        teacher.label_all(6)
+        expect(page.get_by_role("button", name="Change to critical")).to_be_visible()
+        for button, count in (("Teach", 9), ("Change to critical", 10)):
+            page.get_by_role("button", name=button, exact=True).click()
+            expect(page.locator("#teach-box")).to_be_focused()
+            expect(text).to_be_visible()
+            page.keyboard.press("2")
+            expect(progress).to_have_text(re.compile(f"^{count} labelled"))
+        with page.expect_navigation():
+            context.clear_cookies()
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        expect(progress).to_be_visible()
+        assert not said
 
 
 def test_a_lost_connection_is_told(browser: Browser, broker: Mosquitto, tmp_path: Path) -> None:
