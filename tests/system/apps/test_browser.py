@@ -336,6 +336,14 @@ def test_keys_are_not_lost_while_the_node_is_slow(
             expect(text).to_be_visible()
             page.keyboard.press("2")
             expect(progress).to_have_text(re.compile(f"^{count} labelled"))
+        for button, sentence in (
+            ("Use it", "The taught head is at work, on trial"),
+            ("Teach", "Another head is at work, on trial"),
+            ("Back to what was before", "No head is at work."),
+        ):
+            page.get_by_role("button", name=button, exact=True).click()
+            expect(page.locator("#teach-said")).to_contain_text(sentence)
+            expect(page.locator("#teach-box")).to_be_focused()
         with page.expect_navigation():
             context.clear_cookies()
         page.fill("#token", TOKEN)
