@@ -55,9 +55,9 @@ RUN: Final = """
 import sys
 sys.path.append(sys.argv[1])
 from benchmarks.lib import fake_engine
-from edgeslm.update import updater
+from edgeslm.update import checks
 async def passes(bundle, **how): pass
-updater.smoke_test = passes
+checks.smoke_test = passes
 sys.exit(fake_engine.run(sys.argv[2]))
 """
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 import threading
 import warnings
 from types import TracebackType
+from typing import TextIO
 
 FULL = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 """Lines of services and their child processes."""
@@ -31,6 +33,18 @@ class LineFormatter(logging.Formatter):
         return printable(text)
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes the message alone if there is too little memory for a whole line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], MemoryError):
+            super().handleError(record)
+            return
+        with contextlib.suppress(MemoryError, OSError, ValueError):
+            self.stream.write(f"{record.name}: {record.getMessage()}\n")
+            self.flush()
+
+
 def printable(text: str) -> str:
     """``text`` for a terminal: line breaks and tabs stay, other control characters are escaped."""
     return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
@@ -43,7 +57,7 @@ def one_line(text: str) -> str:
 def set_up_logging(level: str, form: str = FULL) -> None:
     """Sends the root logger's lines and Python's warnings to standard error; with the form ``FULL``, also
     uncaught exceptions."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(LineFormatter(form))
     logging.basicConfig(level=level, handlers=[handler])
     warnings.showwarning = _log_warning

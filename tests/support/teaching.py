@@ -94,6 +94,7 @@ class Teacher(Visitor):
         return given
 
     def trained(self) -> dict[str, Any]:
+        self.when(lambda state: state["doing"] != "training", "an earlier training ends")
         self.state("train")
         state = self.when(lambda state: state["doing"] != "training", "it is trained")
         assert not state["problem"], state

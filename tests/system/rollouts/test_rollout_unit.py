@@ -30,9 +30,9 @@ pytestmark = pytest.mark.e2e
 NODE, CLIENT = "edgeslm.service", "edgeslm-hawkbit.service"
 PYTHON = f"/opt/edgeslm/base/bin/python{sysconfig.get_python_version()}"
 RUN = f"""
-from edgeslm.update import updater
+from edgeslm.update import checks
 async def passed(*_, **__): pass
-updater.smoke_test = passed  # it would load the fake weights
+checks.smoke_test = passed  # it would load the fake weights
 {FAKE_RUN}
 """
 PROGRAM = f"""#!/bin/sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.telemetry.log_lines import FULL, LineFormatter, one_line
+from edgeslm.telemetry.log_lines import FULL, LineFormatter, LineHandler, one_line
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
@@ -85,3 +86,15 @@ def test_the_last_sentence_of_a_service_has_a_time() -> None:
     (line,) = said_by(program)
     assert re.fullmatch(rf"{TIME} ERROR edgeslm: no\\nroom", line)
     assert said_by(program, "COMMAND") == ["edgeslm: no", "room"]
+
+
+def test_a_message_that_no_memory_is_left_for_is_written_alone() -> None:
+    class NoMemory(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            raise MemoryError
+
+    stream = io.StringIO()
+    handler = LineHandler(stream)
+    handler.setFormatter(NoMemory())
+    handler.handle(logging.LogRecord("edgeslm", logging.ERROR, "", 0, "%s", ("Too little memory.",), None))
+    assert stream.getvalue() == "edgeslm: Too little memory.\n"
