@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgeslm.messages import Request, Result
+from edgeslm.storage.feedback_store import Correction
 from edgeslm.telemetry.health import quantiles
 
 ROWS = 200
@@ -77,12 +78,25 @@ class OnRequest(Protocol):
     def __call__(self, request: Request, /) -> None: ...
 
 
+class OnCorrection(Protocol):
+    """Gets each correction over MQTT, once it is stored."""
+
+    def __call__(self, correction: Correction, /) -> None: ...
+
+
 class Feed:
     """Last requests of a node; if ``keep_texts`` is set, also the beginnings of their inputs and results."""
 
-    def __init__(self, *, keep_texts: bool = False, on_request: OnRequest | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        keep_texts: bool = False,
+        on_request: OnRequest | None = None,
+        on_correction: OnCorrection | None = None,
+    ) -> None:
         self._keep_texts = keep_texts
         self._on_request = on_request
+        self._on_correction = on_correction
         self._rows: deque[_FeedRow] = deque(maxlen=ROWS)
         self._changed: dict[int, _FeedRow] = {}
         self._number = 0
@@ -104,6 +118,11 @@ class Feed:
         self._rows.append(row)
         self._note(row)
         return Seen(self, row)
+
+    def correct(self, correction: Correction) -> None:
+        """Called when a correction over MQTT is stored."""
+        if self._on_correction is not None:
+            self._on_correction(correction)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows, the oldest first."""

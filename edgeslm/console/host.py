@@ -93,7 +93,9 @@ class ConsoleHost(Extension):
 
             self._teaching = Teaching(section.teach, config, service, switch)
         self.feed = Feed(
-            keep_texts=section.texts, on_request=self._teaching.see if self._teaching is not None else None
+            keep_texts=section.texts,
+            on_request=self._teaching.see if self._teaching is not None else None,
+            on_correction=self._teaching.suggest if self._teaching is not None else None,
         )
         self._config = config
         self._service = service

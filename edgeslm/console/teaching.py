@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import shutil
 import time
@@ -28,8 +27,8 @@ from edgeslm.errors import ConfigError, EdgeslmError, InvalidRequest, without_pa
 from edgeslm.messages import LEAST_PRIORITY, Request
 from edgeslm.serving.model_pool import ModelPool
 from edgeslm.serving.service import Service
-from edgeslm.storage.atomic_json import write_record
-from edgeslm.storage.feedback_store import FeedbackStore
+from edgeslm.storage.atomic_json import read_record, write_record
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.storage.sample_store import LONGEST, Sample, samples_of
 from edgeslm.teaching.lesson import ExportRunner, Lesson, remove_leftovers, work_folder
 from edgeslm.teaching.rows import FEWEST, Labels, earlier_rows, read_messages, waiting_rows
@@ -144,6 +143,14 @@ class Teaching:
         if len(self._unkept) >= MOST_UNKEPT or self._samples.knows(task, text) or task not in self.tasks:
             return
         self._unkept.setdefault((task, text), request.id)
+
+    def suggest(self, correction: Correction) -> None:
+        """Shows a correction that came over MQTT next, if its task is open and few others wait."""
+        one, text, label = self._open, correction.text, correction.label
+        if one is None or one.task != correction.task or label not in one.session.lesson.labels:
+            return
+        if one.session.waiting < SUGGESTED and len(text) <= LONGEST:
+            one.session.suggest([{"text": text, "label": str(label), "by": correction.by or ""}])
 
     async def tick(self) -> None:
         """Writes the messages seen, and forgets what is old; called every two seconds."""
@@ -289,7 +296,7 @@ class Teaching:
         session = Session(lesson, list(texts), rows, given)
         waiting = await asyncio.to_thread(waiting_rows, given, labels)
         session.suggest(waiting[-SUGGESTED:])
-        record = await asyncio.to_thread(_read, self._record(task))
+        record = await asyncio.to_thread(read_record, self._record(task))
         self._open = one = TaughtTask(session, record, self._service.tasks[task].section.threshold)
         self._look_ahead(one)
         return one
@@ -383,7 +390,7 @@ class Teaching:
         """Notes how right what is at work is: a head by its own report, an untrained model on ``rows``."""
         bundle = self._head_at_work(one.task)
         if bundle is not None:
-            found = await asyncio.to_thread(_read, bundle.path / REPORT)
+            found = await asyncio.to_thread(read_record, bundle.path / REPORT)
             figures = {key: found.get(key) for key in ("accuracy", "interval")}
             one.record["compared"] = {**figures, "is_head": True}
             await self._write(one)
@@ -441,10 +448,3 @@ def find_encoder(section: Teach, models: ModelPool) -> str:
 
 def _slot(task: str) -> str:
     return f"{LEARNED}/{task}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(file.read_text("utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}

@@ -51,7 +51,7 @@ INGRESS_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
 }
 CSRF_HEADER = "X-Edgeslm-Secret"
-PUBLIC = ("/login", "/static/style.css", "/static/icon.svg")
+PUBLIC = ("/login", "/static/login.js", "/static/style.css", "/static/icon.svg")
 """Paths served without a session."""
 MOST_CONNECTIONS = 64
 """Maximum number of connections of signed-in browsers."""

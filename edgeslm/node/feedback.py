@@ -17,6 +17,7 @@ from typing import Any
 from edgeslm.config.json_schemas import make_validator
 from edgeslm.config.loader import Config
 from edgeslm.config.loader import Task as TaskSection
+from edgeslm.console.feed import Feed
 from edgeslm.errors import FeedbackError, InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.protocol.commands import Handler, only, text_argument
@@ -42,12 +43,16 @@ PAGE_BYTES = 200_000
 
 
 class Corrections:
-    """Corrections for the tasks of ``service``; ``meter`` counts the rejected corrections."""
+    """Corrections for the tasks of ``service``; ``meter`` counts the rejected corrections, and ``feed`` gets
+    those that are stored."""
 
-    def __init__(self, store: FeedbackStore, service: HasTasks, meter: Meter) -> None:
+    def __init__(
+        self, store: FeedbackStore, service: HasTasks, meter: Meter, feed: Feed | None = None
+    ) -> None:
         self._store = store
         self._service = service
         self._meter = meter
+        self._feed = feed
         self._texts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
         self._waiting = 0
 
@@ -80,6 +85,8 @@ class Corrections:
                 )
             correction = replace(self._correction(parse_feedback(payload)), by=by)
             await asyncio.to_thread(self._store.keep, correction)
+            if self._feed is not None:
+                self._feed.correct(correction)
         except (InvalidRequest, FeedbackError) as error:
             self._meter.drop("feedback")
             log.warning("a correction was not kept (%s)", type(error).__name__)

@@ -73,7 +73,7 @@ class Pipeline:
         self._spool = Spool(database, limit_bytes=config.limits.journal_bytes)
         publisher = Publisher(bus, self._topics)
         self._admission = Admission(config.limits, BrokerAndSpool(bus, self._spool), publisher, meter)
-        self._corrections = Corrections(FeedbackStore(config.state_dir), service, meter)
+        self._corrections = Corrections(FeedbackStore(config.state_dir), service, meter, observers.feed)
         backend = NodeBackend(service, publisher, observers, self._corrections)
         self.direct = DirectRequests(backend, journal)
         """Answers requests of the HTTP API."""

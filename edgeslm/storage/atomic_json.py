@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import Any
 
 
 def write_record(file: Path, value: object, *, mode: int = 0o600) -> None:
@@ -19,6 +20,15 @@ def write_record(file: Path, value: object, *, mode: int = 0o600) -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(file, json.dumps(value, ensure_ascii=False, indent=1), mode)
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if it is missing, can't be read or isn't an object."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def rewrite_text(file: Path, text: str) -> None:

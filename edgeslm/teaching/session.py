@@ -81,17 +81,16 @@ class Session:
         return next((text for text in (*shown, *self._texts, *self._labels) if fits(text)), None)
 
     def suggest(self, rows: Sequence[Row]) -> None:
-        """Shows messages first that others (``by``) labelled, with those labels as guesses; they don't count
-        yet."""
-        new = [row for row in rows if row["text"] not in self._labels]
-        self.add([row["text"] for row in new])
-        self._round = [
-            *(
-                {"text": row["text"], "guess": row["label"], "confidence": None, "by": row["by"]}
-                for row in new
-            ),
-            *self._round,
-        ]
+        """Shows messages next that others (``by``) labelled, with those labels as guesses; they don't count
+        yet. The message that is shown now stays."""
+        new = {
+            row["text"]: {"text": row["text"], "guess": row["label"], "confidence": None, "by": row["by"]}
+            for row in rows
+            if row["text"] not in self._labels
+        }
+        self.add(list(new))
+        shown = [new.pop(one["text"], one) for one in self._round[:1]]
+        self._round = [*shown, *new.values(), *(one for one in self._round[1:] if one["text"] not in new)]
 
     def add(self, texts: Sequence[str]) -> None:
         """Adds messages to label."""

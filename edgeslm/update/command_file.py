@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import time
@@ -18,7 +17,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgeslm.errors import BundleError
-from edgeslm.storage.atomic_json import write_record
+from edgeslm.storage.atomic_json import read_record, write_record
 from edgeslm.storage.file_ownership import is_ours
 from edgeslm.update.store import FOLDER
 
@@ -154,11 +153,8 @@ class CommandFile:
 
     def heard(self, command: FileCommand) -> dict[str, Any] | None:
         """The node's answer to ``command``; None if there is none yet."""
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self._outcome.read_text("utf-8"))
-            if isinstance(found, dict) and found.get("id") == command.id:
-                return found
-        return None
+        found = read_record(self._outcome)
+        return found if found.get("id") == command.id else None
 
     def withdraw(self, command: FileCommand) -> None:
         """Deletes the command if the node hasn't read it."""

@@ -21,6 +21,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from edgeslm.errors import BundleError
+from edgeslm.storage.atomic_json import read_record
 from edgeslm.update.allowance import PIECE, Allowance
 from edgeslm.update.sources import SCHEME
 
@@ -133,7 +134,7 @@ class Download:
         """Makes one attempt to download ``url``; resumes at the end of ``file`` if the server's copy is
         unchanged."""
         notes = file.with_suffix(".json")
-        known = _read_notes(notes) if file.exists() else {}
+        known = read_record(notes) if file.exists() else {}
         have = file.stat().st_size if known else 0
         request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
         for name, value in self._login.headers.items():
@@ -188,14 +189,6 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
                 f"{req.full_url}: redirects to {newurl}, which is outside the allowed addresses"
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _read_notes(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _start_of(content_range: str | None) -> int | None:

@@ -9,7 +9,6 @@ the installation is tried once more. The functions block, so the event loop must
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Collection, Iterator
 from itertools import islice
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeslm.bundle.bounded_files import DEEPEST
-from edgeslm.storage.atomic_json import write_record
+from edgeslm.storage.atomic_json import read_record, write_record
 
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000
@@ -72,15 +71,9 @@ class Incoming:
 
     def _taken(self) -> dict[str, dict[str, int]]:
         """Number of installations started, by model and hash of the bundle's version."""
-        try:
-            found = json.loads(self._record.read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(found, dict):
-            return {}
         return {
             model: {mark: number for mark, number in begun.items() if isinstance(number, int)}
-            for model, begun in found.items()
+            for model, begun in read_record(self._record).items()
             if isinstance(begun, dict)
         }
 

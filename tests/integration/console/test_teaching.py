@@ -230,6 +230,27 @@ def test_corrections_over_mqtt_count_only_after_a_click(
     assert [row["accepted"] for row in rows if "by" in row] == [True]
 
 
+def test_a_correction_comes_into_an_open_view(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"teach": recorded(tmp_path), "feedback": {"senders": ["desk-3"]}}
+    with teaching_node(tmp_path, broker.url, monkeypatch, **more) as (_, teacher, _), App(broker.port) as app:
+        shown = teacher.when(lambda state: state["message"], "a message is shown")["message"]
+        for task, text in (
+            ("strict", "Hot"),
+            ("triage", "Loud"),
+            ("triage", "Loud"),
+            ("triage", shown["text"]),
+        ):
+            correction = {"task": task, "input": text, "label": "critical"}
+            app.publish(f"{BASE}/feedback/desk-3", correction)
+        state = teacher.when(lambda state: state["message"].get("by"), "what is shown was corrected")
+        assert (state["message"]["id"], state["message"]["guess"]) == (shown["id"], "critical"), "it stays"
+        following = [one["text"] for one in state["following"]]
+        assert following[0] == "Loud" and following.count("Loud") == 1 and "Hot" not in following
+        assert state["following"][0]["by"] == "desk-3"
+
+
 def test_texts_are_encrypted_where_the_journal_is(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.storage.atomic_json import rewrite_text, write_record
+from edgeslm.storage.atomic_json import read_record, rewrite_text, write_record
 
 
 def test_it_is_replaced_whole_and_for_its_owner_alone(tmp_path: Path) -> None:
@@ -17,6 +17,16 @@ def test_it_is_replaced_whole_and_for_its_owner_alone(tmp_path: Path) -> None:
         assert json.loads(file.read_text("utf-8")) == value
     assert file.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in file.parent.iterdir()] == ["record.json"]
+
+
+def test_a_record_is_read_and_anything_else_is_empty(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    assert read_record(file) == {} == read_record(tmp_path)
+    write_record(file, {"a": "ü"})
+    assert read_record(file) == {"a": "ü"}
+    for content in (b"", b"[1]", b'{"a": ', b"\xff", b"[" * 100_000):
+        file.write_bytes(content)
+        assert read_record(file) == {}
 
 
 def test_what_cannot_be_written_leaves_what_was(tmp_path: Path) -> None:

@@ -121,3 +121,12 @@ def test_labels_of_others_are_guesses_until_they_are_given_here() -> None:
     made.label("new", "a")
     assert kept == [{"text": "new", "label": "a"}]
     assert made.find(lambda text: text.startswith("new")) == "new"
+
+
+def test_labels_of_others_leave_the_message_that_is_shown() -> None:
+    made, _ = session(4)
+    shown = text_of(made.next())
+    made.suggest([{"text": text, "label": "a", "by": "desk-3"} for text in ("new", "text 2", shown)])
+    waiting = [made.present, *made.following(10)]
+    assert [text_of(one) for one in waiting] == [shown, "new", "text 2", "text 1", "text 3"]
+    assert [(one or {}).get("by") for one in waiting] == ["desk-3", "desk-3", "desk-3", None, None]
