@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +113,18 @@ def test_a_member_that_is_another_is_refused_and_nothing_is_left(cache: Path, tm
 def test_the_size_of_a_download_is_told_while_pip_removes_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "wheel").write_bytes(b"12345")
-    (tmp_path / "tracker/deep").mkdir(parents=True)
-    (tmp_path / "tracker/deep/entry").write_bytes(b"123")
-    assert folder_bytes(tmp_path) == 8
-    scan = os.scandir
+    work = tmp_path / "work"
+    (work / "tracker/deep").mkdir(parents=True)
+    (work / "wheel").write_bytes(b"12345")
+    (work / "tracker/deep/entry").write_bytes(b"123")
+    assert folder_bytes(work) == 8
+    walk = os.walk
 
-    def scan_and_remove(path: str) -> Any:
-        entries = list(scan(path))
-        shutil.rmtree(tmp_path / "tracker", ignore_errors=True)
-        return contextlib.nullcontext(iter(entries))
+    def walk_and_remove(folder: Path) -> Iterator[Any]:
+        for found in walk(folder):
+            with contextlib.suppress(FileNotFoundError):
+                (work / "tracker").rename(tmp_path / "removed")
+            yield found
 
-    monkeypatch.setattr(os, "scandir", scan_and_remove)
-    assert folder_bytes(tmp_path) == 5
+    monkeypatch.setattr(os, "walk", walk_and_remove)
+    assert folder_bytes(work) == 5
