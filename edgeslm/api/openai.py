@@ -82,8 +82,10 @@ def model_list(offered: Sequence[Offered]) -> dict[str, Any]:
     return {"object": "list", "data": [model(one) for one in offered]}
 
 
-def read_chat(body: Mapping[str, Any], offered: Offered) -> Asked:
-    """A request for a chat completion. :raises Refusal: the request is wrong, or asks for more than there
+def read_chat(body: Mapping[str, Any], offered: Offered, format_field: str = "response_format") -> Asked:
+    """A request for a chat completion, whose answer's format the client gave in ``format_field``.
+
+    :raises Refusal: the request is wrong, or asks for more than there
     is."""
     if body.get("n") not in (None, 1):
         raise refuse("n must be 1.")
@@ -94,7 +96,7 @@ def read_chat(body: Mapping[str, Any], offered: Offered) -> Asked:
         "top_p": number_of(body, "top_p", 0, 1) or None,
         "seed": _seed(body.get("seed")),
         "stop": _stop(body.get("stop")),
-        "schema": schema_of(offered, _schema(body.get("response_format")), "response_format"),
+        "schema": schema_of(offered, _schema(body.get("response_format")), format_field),
         "stream": True if stream else None,
         **_tools(body),
     }

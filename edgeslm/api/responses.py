@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeslm.api import openai
-from edgeslm.api.dialect import Told, refuse
+from edgeslm.api.dialect import Told, number_of, refuse
 from edgeslm.api.node import Offered, Question
 from edgeslm.web.server import Refusal
 
@@ -39,18 +39,19 @@ def read(body: Mapping[str, Any], offered: Offered) -> Asked:
     text = body.get("text") or {}
     if not isinstance(text, Mapping):
         raise refuse("text must be an object.")
+    most_tokens = number_of(body, "max_output_tokens", 1, float("inf"))
     chat: dict[str, Any] = {
         "messages": _messages(body),
         "tools": _tools(body.get("tools")),
         "response_format": _format(text.get("format")),
-        "max_tokens": body.get("max_output_tokens"),
+        "max_tokens": most_tokens,
         **{name: body.get(name) for name in ("temperature", "top_p", "stream", "parallel_tool_calls")},
     }
     choice = body.get("tool_choice")
     if isinstance(choice, Mapping):
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     chat |= {"tool_choice": choice, **({"options": body["options"]} if "options" in body else {})}
-    asked = openai.read_chat(chat, offered)
+    asked = openai.read_chat(chat, offered, "text.format")
     return Asked(asked.model, asked.question, asked.stream)
 
 
@@ -94,9 +95,14 @@ def _tools(given: Any) -> list[dict[str, Any]]:
 
 
 def _format(given: Any) -> dict[str, Any] | None:
-    if not isinstance(given, Mapping):
+    if given is None:
         return None
-    return {"type": given.get("type"), "json_schema": {"schema": given.get("schema")}}
+    kind, schema = (given.get("type"), given.get("schema")) if isinstance(given, Mapping) else (None, None)
+    if kind not in ("text", "json_object", "json_schema"):
+        raise refuse("text.format.type must be text, json_object or json_schema.")
+    if kind == "json_schema" and not (isinstance(schema, Mapping) and schema):
+        raise refuse("text.format.schema must be a JSON Schema.")
+    return {"type": kind, "json_schema": {"schema": schema}}
 
 
 def response(asked: Asked, told: Told) -> dict[str, Any]:
