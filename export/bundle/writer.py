@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import re
 import shutil
@@ -18,12 +17,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle.manifest import MANIFEST, REPORT, SIGNATURE, FileEntry, Manifest, file_digest
+from edgeslm.bundle import writer
+from edgeslm.bundle.manifest import MANIFEST, Manifest
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"
 """Value of ``created`` in the manifest of a bundle whose source has no date. File dates aren't used, since
 copying changes them."""
+
+write_report = writer.write_report
 
 _release: ContextVar[int | None] = ContextVar("release", default=None)
 _replaces: ContextVar[bool] = ContextVar("replaces", default=False)
@@ -125,12 +127,6 @@ def runtime_versions(*packages: str) -> dict[str, str]:
     return {package: version(package) for package in packages}
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Writes ``report.json``. The bundle's digest covers the report, so the report must not depend on date or
-    machine load."""
-    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-
-
 @contextlib.contextmanager
 def releasing(number: int) -> Iterator[None]:
     """Sets the release number of all manifests that are written within the block."""
@@ -141,20 +137,17 @@ def releasing(number: int) -> Iterator[None]:
         _release.reset(before)
 
 
+def release_number() -> int | None:
+    """The number of ``releasing``."""
+    return _release.get()
+
+
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
-    """Writes ``manifest.json``, with the path, size and digest of every file of ``folder``.
+    """Writes ``manifest.json``, with the path, size and digest of every file of ``folder``, and with the
+    release number of ``releasing``.
 
     :param fields: the manifest without ``files``.
     """
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    files = tuple(
-        FileEntry(path=name, bytes=(folder / name).stat().st_size, sha256=file_digest(folder / name))
-        for name in names
-        if name not in (MANIFEST, SIGNATURE)
-    )
     if (number := _release.get()) is not None:
         fields = {**fields, "release": number}
-    manifest = Manifest(files=files, **fields)
-    data = manifest.model_dump(mode="json", exclude_none=True)
-    (folder / MANIFEST).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-    return manifest
+    return writer.write_manifest(folder, fields)

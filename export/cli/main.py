@@ -35,6 +35,7 @@ try:
         starter,
         tune,
         verify,
+        wrap,
     )
     from edgeslm_export.cli.arguments import release
 except ModuleNotFoundError as error:  # on a device, or where an app is
@@ -43,6 +44,7 @@ except ModuleNotFoundError as error:  # on a device, or where an app is
 COMMANDS: Mapping[str, ModuleType] = {
     "plan": plan,
     "model": model,
+    "wrap": wrap,
     "encoder": encoder,
     "adapter": adapter,
     "reader": reader,
@@ -58,7 +60,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "completion": completion,
 }
 
-RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill", "ship"})
+RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill", "ship", "wrap"})
 """Commands that make bundles with a release number."""
 REPLACED = ("tune", "distill")
 """Commands that may replace an earlier bundle, as tasks are trained again with more rows."""

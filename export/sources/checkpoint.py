@@ -18,6 +18,7 @@ from typing import Any, Literal
 from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header, tied_copy
 
 from edgeslm.bundle.manifest import Source, file_digest
+from edgeslm.bundle.writer import bundle_name as bundle_name
 from edgeslm.errors import ExportError
 
 Kind = Literal["decoder", "encoder", "reader"]
@@ -75,7 +76,6 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Suffixes of a checkpoint's configuration, chat template and tokenizer."""
 _SUFFIX = re.compile(r"For\w+$|Model$")
-_GGUF_QUANTIZATION = re.compile(r"[-._](q\d\w*|iq\d\w*|f16|f32|bf16|fp16|tq\d\w*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def examine_folder(path: Path, kind: Kind, source: Source | None = None, revised
     files = weight_files(path)
     weights = sum(_count_weights(file) for file in files)
     if source is None:
-        source = Source(id=path.resolve().name, revision=_digest_of(files), licence=_licence_of(path))
+        source = Source(id=path.resolve().name, revision=_digest_of(files), licence=licence_of(path))
     return Origin(path, architecture, weights, source, revised)
 
 
@@ -250,7 +250,7 @@ def _digest_of(files: list[Path]) -> str:
     return f"sha256:{whole}"
 
 
-def _licence_of(path: Path) -> str:
+def licence_of(path: Path) -> str:
     """The value of ``license:`` in the model card (the README's front matter); "" if there is none."""
     try:
         lines = (path / "README.md").read_text("utf-8", "replace").splitlines()
@@ -300,12 +300,3 @@ def _gguf_problems(header: GgufHeader) -> Iterator[str]:
         yield "has no tokenizer; convert the model again with its tokenizer."
     if not header.metadata.get("tokenizer.chat_template"):
         yield "has no chat template (tokenizer.chat_template); use an instruct model's file."
-
-
-def bundle_name(source_id: str, suffix: str) -> str:
-    """A bundle's name: ``HuggingFaceTB/SmolLM2-135M-Instruct`` -> ``smollm2-135m-instruct-int4``."""
-    stem = source_id.rsplit("/", 1)[-1]
-    if stem.lower().endswith(".gguf"):
-        stem = _GGUF_QUANTIZATION.sub("", stem[: -len(".gguf")])
-    plain = re.sub(r"[^a-z0-9.]+", "-", stem.lower()).strip("-.")
-    return f"{plain or 'model'}-{suffix}"

@@ -10,7 +10,8 @@ import contextlib
 import datetime
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from edgeslm_export.sources.checkpoint import (
 )
 
 from edgeslm.bundle.manifest import Source
+from edgeslm.bundle.onnx_file import read_onnx
+from edgeslm.bundle.ready_model import SMALL, check_names, check_weights, read_settings
 from edgeslm.errors import ExportError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
@@ -115,6 +118,57 @@ def fetch_checkpoint(hub_id: str, kind: Kind, announce: Announce, memory_a_weigh
     licence = str(getattr(info.card_data, "license", None) or "")
     source = Source(id=repo, revision=info.sha or "", licence=licence)
     return examine_folder(Path(folder), kind, source, _iso(info.last_modified))
+
+
+def fetch_ready(hub_id: str, announce: Announce) -> tuple[Path, Source, str]:
+    """Downloads a ready folder of onnxruntime-genai into the hub's own cache.
+
+    The small files come first, so that a model which can't be served is refused early.
+
+    :param hub_id: ``[owner/]name[@revision][:subfolder]``.
+    :return: the folder, its origin, and the date of its revision.
+    :raises ExportError: no network, no such model, no access, or too little disk.
+    :raises BundleError: nothing there can be served.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    whole, _, inside = hub_id.partition(":")
+    inside = inside.strip("/")
+    if hub_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(whole) or ".." in inside.split("/"):
+        raise ExportError(f"{hub_id} doesn't exist; name a folder or a hub id (owner/name:subfolder).")
+    repo, _, revision = whole.partition("@")
+    with _hub_errors(whole):
+        info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
+    start = f"{inside}/" if inside else ""
+    sizes = {
+        file.rfilename[len(start) :]: file.size or 0
+        for file in info.siblings or ()
+        if file.rfilename.startswith(start)
+    }
+    check_names(sizes, hub_id)
+    direct = {name: size for name, size in sizes.items() if "/" not in name}
+
+    def download(names: Iterable[str]) -> Path:
+        with _hub_errors(whole):
+            wanted = [f"{start}{name}" for name in names]
+            return Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted)) / inside
+
+    folder = download(name for name in SMALL if name in direct)
+    graph = str(read_settings(folder, direct)["decoder"]["filename"])
+    weights = [name for name in direct if name.endswith((".onnx", ".data")) and name.startswith(graph)]
+    total = sum(direct[name] for name in weights)
+    if (free := shutil.disk_usage(folder).free) < total:
+        raise ExportError(
+            f"{folder} has {free / 1e9:.1f} GB free and {hub_id} has {total / 1e9:.1f} GB; free some space."
+        )
+    announce(f"Downloading {hub_id}: {len(weights)} files, {total / 1e6:,.0f} MB at most.")
+    download([graph])
+    onnx = read_onnx(folder / graph)
+    check_weights(folder, direct, onnx)
+    download(onnx.external)
+    licence = str(getattr(info.card_data, "license", None) or "")
+    source = Source(id=repo, revision=info.sha or "", licence=licence)
+    return folder, source, _iso(info.last_modified)
 
 
 @contextlib.contextmanager

@@ -8,14 +8,17 @@ its last token, which is decoded alone, so that both the prefill and the decode 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.errors import BundleError
+from edgeslm.hardware.board import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +30,18 @@ MOST_APART: Final = 0.1
 the largest divergence that correct kernels showed. The answers of SmolLM2-135M diverge by up to 0.017 nats
 between AVX-512 VNNI and AVX2, and by up to 0.010 nats between 8-bit and float activations. Damaged weights
 diverge more: by 0.11 nats if zeros overwrite 64 KB, and by more than 4 nats if noise overwrites 4 KB."""
+TEXTS: Final = (
+    "What is the capital of France?",
+    "Spindle 3 smells of burnt oil and the lights flicker when it starts. What should I look at first?",
+    "Failed password for invalid user admin from 192.0.2.7 port 51022 ssh2. Which user was it?",
+    '{"sensor": "flow-3", "value": 0.02, "note": "the valve was closed for cleaning"}',
+    "The bearing of pump 7 was greased on Monday and ran hot on Wednesday. When was it greased?",
+    "Die Pumpe in Halle 4 ist laut und wird heiß. Bitte vor der Schicht ansehen.",
+    "In few words: the night shift changed a filter, the morning shift found the valve leaking again.",
+    "Write one sentence that tells an operator to switch a machine off before its cover is opened.",
+)
+"""Prompts of the golden answers, written for this project, so every bundle may include them. They don't use
+the chat template, since some templates insert the date and bundles must be reproducible."""
 _KEPT: Final = 32
 """Number of tokens, the most likely first, whose probabilities an answer records; all other tokens count as
 one sum."""
@@ -85,6 +100,25 @@ def load_golden(bundle: Bundle) -> Golden | None:
         raise BundleError(f"{file}: {error.strerror}") from None
     except ValidationError as error:
         raise BundleError(f"{file}: not golden answers ({error.errors()[0]['msg']})") from None
+
+
+def record_answers(folder: Path) -> int:
+    """Writes ``golden.json`` into a folder with a model and its tokenizer: the answers to ``TEXTS``.
+
+    :return: the number of answers.
+    :raises BundleError: the model computes values that aren't finite, or its tokenizer can't be read.
+    """
+    from edgeslm.engine.worker.loading import PLAIN
+    from edgeslm.engine.worker.prompt import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    room = json.loads((folder / "genai_config.json").read_bytes())["model"]["context_length"] - 1
+    prompts = [tokenizer.encode(text).ids[:room] for text in TEXTS]
+    golden = record(PLAIN.load(folder, "", usable_cores()), prompts)
+    if not all(math.isfinite(one) for answer in golden.answers for one in answer.log_probs):
+        raise BundleError(f"{folder}: computes numbers that aren't finite; its weights may be damaged")
+    (folder / FILE).write_text(golden.model_dump_json() + "\n")
+    return len(golden.answers)
 
 
 def record(model: Any, prompts: Iterable[Sequence[int]]) -> Golden:
