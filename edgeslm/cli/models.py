@@ -44,6 +44,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("list", _list, "show the bundles on this device, and each model's", "--json")
     part = add("stage", _stage, "bring a bundle onto this device without activating it", "v2.tar.gz")
     part.add_argument("source", metavar="SOURCE", help="a folder, a .tar archive, or its https:// address")
+    about = "bring a ready onnxruntime-genai folder from a model hub onto this device, as a bundle"
+    part = add("pull", _pull, about, "microsoft/Phi-3-mini-4k-instruct-onnx:cpu_and_mobile/cpu-int4-...")
+    part.add_argument("source", metavar="HUB_ID", help="[OWNER/]NAME[@REVISION][:SUBFOLDER]")
     about = "switch a model, or what a task has learned, to another bundle, on trial"
     part = add("activate", _activate, about, "small", "1f3a")
     part.add_argument("model", metavar="NAME", help="the model or task, in the configuration")
@@ -128,6 +131,42 @@ def _stage(arguments: argparse.Namespace, config: Config, store: Store) -> tuple
         raise
     said = {"bundle": bundle.manifest.name, "digest": bundle.digest, "path": str(bundle.path)}
     return said, f"{bundle.manifest.name} is on this device: {short_digest(bundle.digest)}"
+
+
+def _pull(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
+    from edgeslm.bundle.manifest import short_digest
+    from edgeslm.update.pull import HubId, ModelHub, pull
+
+    if config.signing.refuses:
+        raise BundleError(
+            "a bundle that is made here has no signature, and unsigned bundles are refused "
+            "(signing.unsigned); make it by `edgeslm-export wrap`, sign it, and stage it"
+        )
+    wanted = HubId.parse(arguments.source)
+    with ProgressLine() as progress:
+        hub = ModelHub(
+            store,
+            budget_bytes=config.updates.budget_bytes,
+            ca_file=config.updates.ca_file,
+            show=lambda done, of: progress.show(done, of or done, f"downloading {done / 1e6:.1f} MB"),
+        )
+        bundle, ready, trial = pull(wanted, store, hub)
+    said = {
+        "bundle": bundle.manifest.name,
+        "digest": bundle.digest,
+        "path": str(bundle.path),
+        "lacks": ready.lacks,
+        "changed": ready.changes,
+        **trial.model_dump(),
+    }
+    lines = [
+        f"{bundle.manifest.name} is on this device: {short_digest(bundle.digest)}",
+        f"  {bundle.path}",
+        f"  decodes {trial.decode_tps:.1f} tokens/s, reads {trial.prefill_tps:.0f} tokens/s",
+        *(f"  changed: {line}" for line in ready.changes),
+        *(f"  lacks: {line}" for line in ready.lacks),
+    ]
+    return said, "\n".join(lines)
 
 
 def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:

@@ -116,6 +116,10 @@ class Staging:
         except OSError as error:
             raise BundleError(f"{error.filename or name}: {error.strerror or error}") from None
 
+    def check_room(self, size: int, what: str) -> None:
+        """:raises BundleError: ``size`` bytes are above the budget or the free disk space."""
+        self._allowance.check_room(size, what)
+
     def fetch(self, url: str, promise: Promise | None, use: Callable[[IO[bytes], str], Brought]) -> Brought:
         """Downloads a file, calls ``use`` with the open file and its name, and deletes the file.
 

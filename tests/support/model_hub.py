@@ -19,6 +19,7 @@ class ModelHub:
     """Serves the folders below ``root`` as models ``owner/name``.
 
     :ivar requests: path and range of each request for a file's content.
+    :ivar tokens: the token of each request, whose path is in ``paths``.
     :ivar cut_after: if set, the next answers with content end after so many bytes.
     :ivar damaged: names of files of which the first byte is changed.
     """
@@ -26,6 +27,7 @@ class ModelHub:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.requests: list[tuple[str, str | None]] = []
+        self.paths: list[str] = []
         self.tokens: list[str | None] = []
         self.cut_after: int | None = None
         self.damaged: set[str] = set()
@@ -97,6 +99,7 @@ class ModelHub:
 
     def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
         path = request.path.partition("?")[0]
+        self.paths.append(path)
         self.tokens.append(request.headers.get("Authorization"))
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path):
             if not (self.root / match[1]).is_dir() or (match[2] or "").endswith("/gone"):

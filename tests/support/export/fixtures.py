@@ -28,6 +28,7 @@ from edgeslm_export.train.distill import Teacher
 
 from tests.support.export.children import FakeChildren
 from tests.support.export.fake_teachers import Answered, FakeSchool, answer_with, make_decoder, make_head
+from tests.support.export.ready_models import READY
 from tests.support.export.tiny_encoders import ENCODERS
 from tests.support.export.tiny_models import FAMILIES
 from tests.support.export.tiny_tasks import (
@@ -99,6 +100,12 @@ def tiny(shared: Shared) -> Path:
 def families(shared: Shared) -> Path:
     """A folder with a tiny model of each family, with its real tokenizer and chat template."""
     return shared.run("families", "tests.support.export.tiny_models", *FAMILIES)
+
+
+@pytest.fixture(scope="session")
+def ready(shared: Shared) -> Path:
+    """A folder with a ready onnxruntime-genai folder of each family of ``ready_models``."""
+    return shared.run("ready", "tests.support.export.ready_models", *READY)
 
 
 @pytest.fixture(scope="session")

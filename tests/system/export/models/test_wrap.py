@@ -17,19 +17,12 @@ from edgeslm.bundle.ready_model import ARCHITECTURES
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
 from edgeslm.engine.prepack.golden import load_golden
 from edgeslm.engine.worker.decoder import Decoder
-from tests.support.export.fixtures import Shared
 from tests.support.export.ready_models import READY
 from tests.support.model_hub import REVISION, ModelHub
 
 pytestmark = pytest.mark.export
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="session")
-def ready(shared: Shared) -> Path:
-    """A folder with a ready folder of each family."""
-    return shared.run("ready", "tests.support.export.ready_models", *READY)
 
 
 @pytest.mark.parametrize("name", READY)
