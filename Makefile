@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: help demo test test-unit test-integration test-all check docs bench bench-compare attack chaos fuzz house test-arm deb test-deb test-image
+.PHONY: help demo test test-unit test-integration test-all check docs bench bench-compare attack chaos fuzz simulate house test-arm deb test-deb test-image
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\): ## /\1 /p' Makefile | while read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -40,6 +40,9 @@ chaos: ## kill, freeze and fill disks under load, as root (30 minutes)
 
 fuzz: ## fuzz all parsers (an hour)
 	@scripts/fuzz $(ARGS)
+
+simulate: ## simulate crashes, power cuts and broken connections: SEEDS=0:600 (5 minutes)
+	@SEEDS=$(SEEDS) scripts/simulate $(ARGS)
 
 house: ## print figures of the code's structure
 	@scripts/house $(ARGS)

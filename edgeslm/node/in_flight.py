@@ -128,6 +128,27 @@ class Admission:
             return f"{self.bytes} bytes are waiting and {limits.queue_bytes} are the limit"
         return None
 
+    def renew(self, delivery: Delivery, epoch: int) -> bool:
+        """Whether ``delivery`` brings a message in flight again, on a new connection.
+
+        The message is then acknowledged on that connection. If each redelivery were held beside the first
+        delivery, a broken connection would take memory for the whole Receive Maximum each time.
+        """
+        if not delivery.dup:
+            return False
+        for held in self._held:
+            before = held.delivery
+            if (
+                (before.mid, before.topic, held.epoch) == (delivery.mid, delivery.topic, epoch)
+                and before.qos
+                and before.generation != delivery.generation
+                and (before.payload, before.response_topic, before.correlation)
+                == (delivery.payload, delivery.response_topic, delivery.correlation)
+            ):
+                held.delivery = delivery
+                return True
+        return False
+
     def admit(self, held: InFlight, *work: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
         """Adds a message and starts the coroutines ``work``, each of which uses :meth:`hold`.
 

@@ -157,7 +157,7 @@ class Pipeline:
         return not self._closed or (self._is_leaving and self._membership.is_for_a_pool(topic))
 
     def deliver(self, delivery: Delivery) -> None:
-        if not self._takes(delivery.topic):
+        if not self._takes(delivery.topic) or self._admission.renew(delivery, self._journal.epoch):
             return
         held = InFlight(delivery, self._journal.epoch)
         cancelled = self._membership.cancelled(delivery.topic)
@@ -191,6 +191,7 @@ class Pipeline:
         A broker such as mosquitto, if it is killed, may lose messages that it has delivered, even if they
         aren't acknowledged yet. If the node crashes as well, requests without a copy in the spool are lost.
         """
+        self._spool.retry()
         if self._config.journal.keep == "none":
             return
         since = time.monotonic() - older_than_s

@@ -40,6 +40,8 @@ class Spool:
     def __init__(self, database: Database, *, limit_bytes: int) -> None:
         self._database = database
         self._limit_bytes = limit_bytes
+        self._unremoved: set[int] = set()
+        """Numbers of answered messages that couldn't be removed yet."""
 
     def __len__(self) -> int:
         row = self._database.read("SELECT count(*) FROM spool")
@@ -118,6 +120,15 @@ class Spool:
         return Spooled(number, key, delivery)
 
     def remove(self, number: int) -> None:
-        """Removes an answered message. If the disk fails, the message stays and is answered again later."""
+        """Removes an answered message. If the disk fails, the message stays until :meth:`retry` succeeds; if
+        the node ends before, the message is answered again."""
+        self._unremoved.add(number)
+        self.retry()
+
+    def retry(self) -> None:
+        """Removes the answered messages that couldn't be removed before."""
         with suppress(JournalError):
-            self._database.write("DELETE FROM spool WHERE id = ?", number)
+            while self._unremoved and not self._database.is_resting:
+                number = next(iter(self._unremoved))
+                self._database.write("DELETE FROM spool WHERE id = ?", number)
+                self._unremoved.discard(number)

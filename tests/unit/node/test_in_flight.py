@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,5 +205,33 @@ def test_only_requests_count_among_those_of_qos_0() -> None:
         assert hall.admission.qos0 == 1
         await hall.admission.drain(10)
         assert hall.admission.qos0 == 0
+
+    asyncio.run(main())
+
+
+def test_a_message_that_comes_again_on_a_new_connection_is_held_once_and_acknowledged_there() -> None:
+    async def main() -> None:
+        hall, gate = Hall(), asyncio.Event()
+        held = InFlight(make_delivery(b"12345", generation=1), 4)
+
+        async def wait() -> None:
+            async with hall.admission.hold(held):
+                await gate.wait()
+
+        hall.admission.admit(held, wait())
+        again = make_delivery(b"12345", generation=2, dup=True)
+        others = [
+            (replace(again, dup=False), 4),
+            (replace(again, payload=b"other"), 4),
+            (replace(again, mid=99), 4),
+            (replace(again, generation=1), 4),
+            (again, 5),
+        ]
+        assert not any(hall.admission.renew(*other) for other in others)
+        assert hall.admission.renew(again, 4)
+        assert (len(hall.admission), hall.admission.bytes) == (1, 5)
+        gate.set()
+        assert await hall.admission.drain(10) == 0
+        assert [one.delivery for one in hall.told] == [again]
 
     asyncio.run(main())

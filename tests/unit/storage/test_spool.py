@@ -78,3 +78,18 @@ def test_a_message_that_can_not_be_read_does_not_keep_the_others(
     assert readable is not None
     assert (readable.id, readable.delivery.payload) == (3, b"three")
     assert spool.next(3) is None
+
+
+def test_an_answered_message_that_could_not_be_removed_is_removed_later(
+    spool: Spool, database: Database, clock: FakeClock
+) -> None:
+    spool.add([(make_delivery(), KEY), (make_delivery(b"two", mid=8), None)])
+    database.opened.execute("PRAGMA query_only = ON")
+    spool.remove(1)
+    database.opened.execute("PRAGMA query_only = OFF")
+    assert len(spool) == 2
+    spool.retry()
+    assert len(spool) == 2, "the disk rests after a failure"
+    clock.now += 10
+    spool.retry()
+    assert [found.id for found in [spool.next(0)] if found] == [2]

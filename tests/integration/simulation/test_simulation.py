@@ -1,0 +1,65 @@
+"""The simulation of delivery: a few dozen seeds, and whether a wrong change of the code would be found."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import Any
+
+import pytest
+
+from edgeslm.node.in_flight import Admission, InFlight
+from tests.simulation import mutations, seeds
+from tests.simulation.faults import Fault
+from tests.support.paths import ROOT
+
+WORKERS = 4
+
+
+@pytest.mark.parametrize("share", range(WORKERS))
+def test_no_seed_violates_an_invariant(share: int) -> None:
+    crashes = 0
+    for seed in range(share, 48, WORKERS):
+        outcome = seeds.outcome_of(seed)
+        assert not outcome.violations, f"make simulate ARGS='nodes {seed}'"
+        crashes += outcome.crashes
+    assert crashes > 20, "nodes crash while they hold messages"
+
+
+def test_a_seed_has_the_same_course_each_time() -> None:
+    first, second = (seeds.outcome_of(3, traced=True).trace for _ in range(2))
+    assert len(first) > 100
+    assert [without_folder(line) for line in first] == [without_folder(line) for line in second]
+
+
+def without_folder(line: str) -> str:
+    return re.sub(r"edgeslm-simulation-\w+", "", line)
+
+
+def test_a_wrong_change_is_found_and_told_with_few_faults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admit = Admission.admit
+
+    def acknowledge_early(self: Admission, held: InFlight, *work: Any) -> Any:
+        started = admit(self, held, *work)
+        self.acknowledger.acknowledge(held)
+        return started
+
+    monkeypatch.setattr(Admission, "admit", acknowledge_early)
+    assert seeds.outcome_of(2).violations[0].invariant == "acknowledged early"
+    seeds.report(2)
+    said = capsys.readouterr().out
+    assert "seed 2 with 0 of 60 faults: acknowledged early" in said
+    assert "VIOLATION acknowledged early" in said
+
+
+def test_the_fewest_faults_are_those_that_are_needed() -> None:
+    faults = [Fault(float(at), "kill", 1) for at in range(20)]
+    needed = {faults[3], faults[17]}
+    assert seeds.fewest(faults, lambda some: needed <= set(some)) == [faults[3], faults[17]]
+
+
+@pytest.mark.parametrize("patch", mutations.patches(), ids=lambda patch: patch.stem)
+def test_a_mutation_still_applies(patch: Any) -> None:
+    subprocess.run(["git", "apply", "--check", str(patch)], cwd=ROOT, check=True)

@@ -1,0 +1,53 @@
+"""Runs simulated worlds: seeds, the replay of a seed, or mutations of the product's code.
+
+python -m tests.simulation nodes 0:60              seeds 0 to 59, on all processors
+python -m tests.simulation nodes 0:60 --coverage   and the awaits and statements at which nodes were killed
+python -m tests.simulation nodes 17 --trace        one seed, with what happened
+python -m tests.simulation mutations               which changes of the code the seeds find
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tests.simulation import coverage, mutations, seeds
+
+
+def seeds_of(text: str) -> range:
+    """``17`` or ``0:60``."""
+    first, colon, last = text.partition(":")
+    return range(int(first), int(last)) if colon else range(int(first), int(first) + 1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Simulates delivery.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    nodes = commands.add_parser("nodes", help="simulate nodes, brokers, senders and their faults")
+    nodes.add_argument("seeds", type=seeds_of, help="a seed, or FROM:TO")
+    nodes.add_argument("--faults", type=int, default=seeds.FAULTS, help="faults of a seed")
+    nodes.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    nodes.add_argument("--trace", action="store_true", help="print what happened")
+    nodes.add_argument("--coverage", action="store_true", help="print where nodes were killed")
+    changed = commands.add_parser("mutations", help="which changes of the code the seeds find")
+    changed.add_argument("names", nargs="*", help="numbers or names of patches; default: all")
+    changed.add_argument("--minutes", type=float, default=10.0, help="time limit for each")
+    changed.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "mutations":
+        return mutations.run(chosen.names, minutes=chosen.minutes, processes=chosen.processes)
+    if chosen.trace:
+        return seeds.show(chosen.seeds, chosen.faults)
+    total = seeds.run(chosen.seeds, faults=chosen.faults, processes=chosen.processes)
+    if chosen.coverage:
+        print(coverage.report(total.points))
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    if "PYTHONHASHSEED" not in os.environ:  # sets of strings have the same order in each run
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,165 @@
+"""Simulated senders: apps with and without repeats, and sensors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.broker import Filter, Message
+from tests.simulation.network import Link, Wire
+
+AGAIN_S = 4.0
+"""Seconds after which a repeating sender sends a request again that has no result."""
+
+
+@dataclass(eq=False)
+class Ask:
+    """A request, or a message for a route, and what became of it."""
+
+    name: str
+    text: str
+    topic: str
+    app: str
+    reply_to: str | None
+    repeats: bool
+    expiry_s: float | None = None
+    published_at: float | None = None
+    accepted: int = 0
+    """Number of times that the broker accepted it."""
+    accepted_at: float | None = None
+    results: list[tuple[float, bytes]] = field(default_factory=list)
+    """Time and payload of each result that the broker accepted."""
+    dead: int = 0
+    got: int = 0
+    """Number of results that the sender got."""
+    forgotten: int = 0
+    """Number of copies that a killed broker forgot."""
+    kept: bool = False
+    """Whether a node had it on disk, or was obliged to."""
+    runs: list[tuple[float, int]] = field(default_factory=list)
+    """Time and boot of each run."""
+    done: list[tuple[float, int]] = field(default_factory=list)
+    crashed_at: float = -1.0
+    """When an engine or node last ended while it ran."""
+    reported: set[str] = field(default_factory=set)
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the request, and so its result, has expired. Neither has to be delivered then."""
+        return (
+            self.expiry_s is not None
+            and self.published_at is not None
+            and now > self.published_at + self.expiry_s
+        )
+
+    @property
+    def is_ended(self) -> bool:
+        return bool(self.results) or self.dead > 0
+
+
+class App:
+    """An MQTT client with a session that the broker keeps. It sends each request until the broker accepts it;
+    one that repeats sends a request again until it has a result."""
+
+    def __init__(self, wire: Wire, name: str, on_message: Callable[[str, Message], None]) -> None:
+        self._wire = wire
+        self.name = name
+        self.reply_to = f"edgeslm/v1/{name}/res/app"
+        self._on_message = on_message
+        self._link: Link | None = None
+        self._mid = 0
+        self._unaccepted: dict[Ask, None] = {}
+        self._sent: dict[int, Ask] = {}
+        self.wants: dict[str, Ask] = {}
+        self.is_closed = False
+
+    def ask(self, ask: Ask) -> None:
+        self._unaccepted[ask] = None
+        if ask.reply_to is not None:
+            self.wants[ask.name] = ask
+        self._send(ask)
+
+    async def run(self) -> None:
+        """Keeps a connection."""
+        chance = self._wire.chance
+        while not self.is_closed:
+            link = self._connect(asyncio.get_running_loop().create_future())
+            if link is not None:
+                await self._ended
+            self._link = None
+            await asyncio.sleep(chance.uniform(0.05, 0.5))
+
+    def _connect(self, ended: asyncio.Future[None]) -> Link | None:
+        self._ended = ended
+        self._sent.clear()
+        link = Link(self._wire, self.name, 20, None, self._take, lambda code: _settle(ended))
+        try:
+            self._wire.open(link)
+        except OSError:
+            return None
+        self._link = link
+        link.send(lambda broker: _void(broker.connect(link, expiry_s=1e6, will=None, clean=False)))
+        return link
+
+    async def repeat(self) -> None:
+        while not self.is_closed:
+            await asyncio.sleep(AGAIN_S)
+            for ask in list(self.wants.values()):
+                if ask.is_expired(self._wire.loop.now):
+                    continue
+                if ask.repeats and ask not in self._unaccepted and not ask.got:
+                    self._unaccepted[ask] = None
+                    self._send(ask)
+
+    def _take(self, packet: tuple[Any, ...]) -> None:
+        link = self._link
+        if link is None:
+            return
+        if packet[0] == "connack":
+            link.send(lambda broker: broker.subscribe(link, 65535, [Filter(self.reply_to, 1, None, 2)]))
+            for ask in list(self._unaccepted):
+                self._send(ask)
+        elif packet[0] == "puback":
+            if packet[1] in self._sent:
+                self._unaccepted.pop(self._sent.pop(packet[1]), None)
+        elif packet[0] == "publish":
+            mid, message = packet[1], packet[2]
+            self._on_message(self.name, message)
+            link.send(lambda broker: broker.acknowledge(link, mid))
+
+    def _send(self, ask: Ask) -> None:
+        if (link := self._link) is None:
+            return
+        self._mid = self._mid % 60000 + 1
+        mid = self._mid
+        self._sent[mid] = ask
+        loop = self._wire.loop
+        if ask.published_at is None:
+            ask.published_at = loop.now
+        message = Message(
+            0,
+            ask.topic,
+            encode(ask),
+            1,
+            response_topic=ask.reply_to,
+            correlation=ask.name.encode() if ask.reply_to is not None else None,
+            expires_at=None if ask.expiry_s is None else ask.published_at + ask.expiry_s,
+        )
+        link.send(lambda broker: broker.publish(link, mid, message))
+
+
+def encode(ask: Ask) -> bytes:
+    if ask.reply_to is None:
+        return ask.text.encode()
+    return json.dumps({"id": ask.name, "input": ask.text}).encode()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _void(result: object) -> None:
+    return None

@@ -1,0 +1,398 @@
+"""Simulated disk: a VFS for the SQLite that Python's ``sqlite3`` uses, which knows what was synced.
+
+The files are real files of a folder in memory, so that the product can also read them by their paths. A
+killed process leaves all it wrote. A power cut also takes a random part of the sectors that weren't synced;
+a sector is written as a whole or not at all (sqlite.org/atomiccommit.html).
+
+The VFS is made with ctypes of SQLite's own interface (sqlite.org/vfs.html), since ``sqlite3`` has none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_void_p, cast
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SECTOR = 512
+_OK, _IOERR, _FULL, _CANTOPEN, _NOTFOUND = 0, 10, 13, 14, 12
+_IOERR_READ, _IOERR_SHORT_READ, _IOERR_WRITE, _IOERR_FSYNC = 266, 522, 778, 1034
+
+
+@dataclass
+class _File:
+    """A file and, for each sector that was written since the last sync, its content at the last sync."""
+
+    path: str
+    fd: int
+    durable: dict[int, bytes] = field(default_factory=dict)
+    durable_size: int | None = None
+    """Size at the last sync; None if the size hasn't changed since."""
+
+
+class Disk:
+    """The disk of one machine, in ``folder``. ``is_off`` is true while its process is dead: nothing reaches
+    the disk then.
+
+    ``fault`` is called with ``read``, ``write`` or ``sync`` before each operation of SQLite, and returns an
+    error number of SQLite or 0. ``operations`` counts writes and syncs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.is_off = False
+        self.generation = 0
+        self.fault: Callable[[str], int] = lambda operation: 0
+        self.operations = 0
+        self.syncs = 0
+        self._files: dict[str, _File] = {}
+        self._saved: dict[str, bytes] = {}
+        DISKS[str(folder)] = self
+
+    def opened(self, path: str) -> _File:
+        known = self._files.get(path)
+        if known is None:
+            known = self._files[path] = _File(path, os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        return known
+
+    def turn_off(self) -> None:
+        """Nothing that the process does from now on reaches the disk."""
+        if self.is_off:
+            return
+        self.is_off = True
+        self._saved = {
+            str(file): file.read_bytes()
+            for file in self.folder.rglob("*")
+            if file.is_file() and ".sqlite" not in file.name and file.suffix != ".salvaged"
+        }
+
+    def cut_power(self, chance: random.Random) -> None:
+        """Takes a random part of what wasn't synced. Call it while the disk is off."""
+        for file in self._files.values():
+            if not file.durable and file.durable_size is None:
+                continue
+            keeps = chance.choice((0.0, 0.5, 0.5, 0.9, 1.0))
+            for sector, content in file.durable.items():
+                if chance.random() >= keeps:
+                    os.pwrite(file.fd, content, sector * SECTOR)
+            if file.durable_size is not None and chance.random() >= keeps:
+                os.ftruncate(file.fd, file.durable_size)
+            file.durable.clear()
+            file.durable_size = None
+        for path in self._saved:
+            if path.endswith(".running") and chance.random() < 0.5:
+                self._saved[path] = bytes(len(self._saved[path]))
+
+    def turn_on(self) -> None:
+        """For the next process; the connections of the last one stay dead."""
+        for path, content in self._saved.items():
+            Path(path).write_bytes(content)
+        for file in self.folder.rglob("*"):
+            if file.is_file() and ".sqlite" not in file.name and str(file) not in self._saved:
+                file.unlink()
+        self._saved = {}
+        self.close()
+        self.generation += 1
+        self.is_off = False
+
+    def close(self) -> None:
+        for file in self._files.values():
+            os.close(file.fd)
+        self._files.clear()
+
+    def remove(self) -> None:
+        self.is_off = True
+        self.close()
+        DISKS.pop(str(self.folder), None)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write(self, file: _File, data: bytes, offset: int) -> None:
+        size = os.fstat(file.fd).st_size
+        if offset + len(data) > size and file.durable_size is None:
+            file.durable_size = size
+        for sector in range(offset // SECTOR, (offset + len(data) - 1) // SECTOR + 1):
+            if sector not in file.durable:
+                file.durable[sector] = os.pread(file.fd, SECTOR, sector * SECTOR).ljust(SECTOR, b"\0")
+        os.pwrite(file.fd, data, offset)
+
+    def truncate(self, file: _File, size: int) -> None:
+        before = os.fstat(file.fd).st_size
+        if size == before:
+            return
+        if file.durable_size is None:
+            file.durable_size = before
+        for sector in range(size // SECTOR, (before + SECTOR - 1) // SECTOR):
+            if sector not in file.durable:
+                file.durable[sector] = os.pread(file.fd, SECTOR, sector * SECTOR).ljust(SECTOR, b"\0")
+        os.ftruncate(file.fd, size)
+
+    def sync(self, file: _File) -> None:
+        self.syncs += 1
+        file.durable.clear()
+        file.durable_size = None
+
+    def delete(self, path: str) -> None:
+        known = self._files.pop(path, None)
+        if known is not None:
+            os.close(known.fd)
+        Path(path).unlink(missing_ok=True)
+
+
+DISKS: dict[str, Disk] = {}
+"""Folder -> disk."""
+
+
+def _disk_of(path: str) -> Disk | None:
+    folder, _, _ = path.rpartition("/")
+    while folder:
+        if (disk := DISKS.get(folder)) is not None:
+            return disk
+        folder, _, _ = folder.rpartition("/")
+    return None
+
+
+# SQLite's C interface, https://sqlite.org/c3ref/vfs.html and https://sqlite.org/c3ref/io_methods.html
+
+
+class _SqliteFile(Structure):
+    _fields_ = (("methods", c_void_p), ("number", c_int64))
+
+
+_F = POINTER(_SqliteFile)
+_METHODS = (
+    ("xClose", CFUNCTYPE(c_int, _F)),
+    ("xRead", CFUNCTYPE(c_int, _F, c_void_p, c_int, c_int64)),
+    ("xWrite", CFUNCTYPE(c_int, _F, c_void_p, c_int, c_int64)),
+    ("xTruncate", CFUNCTYPE(c_int, _F, c_int64)),
+    ("xSync", CFUNCTYPE(c_int, _F, c_int)),
+    ("xFileSize", CFUNCTYPE(c_int, _F, POINTER(c_int64))),
+    ("xLock", CFUNCTYPE(c_int, _F, c_int)),
+    ("xUnlock", CFUNCTYPE(c_int, _F, c_int)),
+    ("xCheckReservedLock", CFUNCTYPE(c_int, _F, POINTER(c_int))),
+    ("xFileControl", CFUNCTYPE(c_int, _F, c_int, c_void_p)),
+    ("xSectorSize", CFUNCTYPE(c_int, _F)),
+    ("xDeviceCharacteristics", CFUNCTYPE(c_int, _F)),
+)
+
+
+class _IoMethods(Structure):
+    _fields_ = (("iVersion", c_int), *_METHODS)
+
+
+_OPEN = CFUNCTYPE(c_int, c_void_p, c_void_p, _F, c_int, POINTER(c_int))
+_DELETE = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
+_ACCESS = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int, POINTER(c_int))
+_FULL_PATH = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int, c_void_p)
+
+
+class _Vfs(Structure):
+    _fields_ = (
+        ("iVersion", c_int),
+        ("szOsFile", c_int),
+        ("mxPathname", c_int),
+        ("pNext", c_void_p),
+        ("zName", c_char_p),
+        ("pAppData", c_void_p),
+        ("xOpen", _OPEN),
+        ("xDelete", _DELETE),
+        ("xAccess", _ACCESS),
+        ("xFullPathname", _FULL_PATH),
+        ("xDlOpen", c_void_p),
+        ("xDlError", c_void_p),
+        ("xDlSym", c_void_p),
+        ("xDlClose", c_void_p),
+        ("xRandomness", c_void_p),
+        ("xSleep", c_void_p),
+        ("xCurrentTime", c_void_p),
+        ("xGetLastError", c_void_p),
+        ("xCurrentTimeInt64", c_void_p),
+        ("xSetSystemCall", c_void_p),
+        ("xGetSystemCall", c_void_p),
+        ("xNextSystemCall", c_void_p),
+    )
+
+
+def _snake_case(name: str) -> str:
+    return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+@dataclass(slots=True)
+class _Open:
+    """An open file of a connection; ``generation`` is that of the disk when it was opened."""
+
+    disk: Disk
+    file: _File
+    generation: int
+    deletes: bool
+
+    def is_dead(self) -> bool:
+        return self.disk.is_off or self.generation != self.disk.generation
+
+
+class SimulatedVfs:
+    """SQLite's default VFS while it is registered. Only one thread may use it."""
+
+    def __init__(self) -> None:
+        import _sqlite3
+
+        # Symbols of the library that the module is linked to, or that is part of it.
+        self._library = ctypes.CDLL(_sqlite3.__file__ if hasattr(_sqlite3, "__file__") else None)
+        self._library.sqlite3_vfs_find.restype = POINTER(_Vfs)
+        self._library.sqlite3_vfs_find.argtypes = [c_char_p]
+        self._library.sqlite3_vfs_register.argtypes = [c_void_p, c_int]
+        self._library.sqlite3_vfs_unregister.argtypes = [c_void_p]
+        with sqlite3.connect(":memory:"):  # initializes the library
+            pass
+        self._usual = self._library.sqlite3_vfs_find(None)
+        self._open: dict[int, _Open] = {}
+        self._next = 1
+        self._methods = _IoMethods(1, *(kind(getattr(self, _snake_case(name))) for name, kind in _METHODS))
+        usual = self._usual.contents
+        self._vfs = _Vfs(
+            1,
+            ctypes.sizeof(_SqliteFile),
+            1024,
+            None,
+            b"simulated",
+            None,
+            _OPEN(self.x_open),
+            _DELETE(self.x_delete),
+            _ACCESS(self.x_access),
+            _FULL_PATH(self.x_full_pathname),
+            *(getattr(usual, name) for name, *_ in _Vfs._fields_[10:17]),
+        )
+        self._vfs.xGetLastError = None
+        # Connections may be closed while the interpreter ends: what they call must still exist.
+        for one in (self._methods, self._vfs):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
+
+    def register(self) -> None:
+        self._library.sqlite3_vfs_register(byref(self._vfs), 1)
+
+    def unregister(self) -> None:
+        self._library.sqlite3_vfs_register(self._usual, 1)
+        self._library.sqlite3_vfs_unregister(byref(self._vfs))
+
+    # The file system
+
+    def x_open(self, vfs: Any, name: Any, file: Any, flags: int, out: Any) -> int:
+        file.contents.methods = None
+        path = ctypes.string_at(name).decode() if name else ""
+        disk = _disk_of(path)
+        if disk is None or disk.is_off:
+            return _CANTOPEN
+        number, self._next = self._next, self._next + 1
+        try:
+            opened = disk.opened(path)
+        except OSError:
+            return _CANTOPEN
+        self._open[number] = _Open(disk, opened, disk.generation, bool(flags & 8))
+        file.contents.number = number
+        file.contents.methods = cast(byref(self._methods), c_void_p).value
+        if out:
+            out[0] = flags
+        return _OK
+
+    def x_delete(self, vfs: Any, name: bytes, sync: int) -> int:
+        disk = _disk_of(name.decode())
+        if disk is None or disk.is_off:
+            return _IOERR
+        disk.delete(name.decode())
+        return _OK
+
+    def x_access(self, vfs: Any, name: bytes, flags: int, out: Any) -> int:
+        out[0] = Path(name.decode()).exists()
+        return _OK
+
+    def x_full_pathname(self, vfs: Any, name: bytes, size: int, out: int) -> int:
+        path = os.path.abspath(name) + b"\0"  # noqa: PTH100  bytes
+        if len(path) > size:
+            return _CANTOPEN
+        ctypes.memmove(out, path, len(path))
+        return _OK
+
+    # Files
+
+    def x_close(self, file: Any) -> int:
+        opened = self._open.pop(file.contents.number, None)
+        if opened is not None and opened.deletes and not opened.is_dead():
+            opened.disk.delete(opened.file.path)
+        return _OK
+
+    def x_read(self, file: Any, to: int, size: int, offset: int) -> int:
+        opened = self._open[file.contents.number]
+        if opened.is_dead():
+            return _IOERR
+        if code := opened.disk.fault("read"):
+            return code
+        data = os.pread(opened.file.fd, size, offset)
+        if len(data) < size:
+            ctypes.memset(to, 0, size)
+            ctypes.memmove(to, data, len(data))
+            return _IOERR_SHORT_READ
+        ctypes.memmove(to, data, size)
+        return _OK
+
+    def x_write(self, file: Any, data: int, size: int, offset: int) -> int:
+        opened = self._open[file.contents.number]
+        if opened.is_dead():
+            return _IOERR
+        opened.disk.operations += 1
+        if code := opened.disk.fault("write"):
+            return code
+        if opened.is_dead():  # killed by the fault
+            return _IOERR
+        opened.disk.write(opened.file, ctypes.string_at(data, size), offset)
+        return _OK
+
+    def x_truncate(self, file: Any, size: int) -> int:
+        opened = self._open[file.contents.number]
+        if opened.is_dead():
+            return _IOERR
+        opened.disk.truncate(opened.file, size)
+        return _OK
+
+    def x_sync(self, file: Any, flags: int) -> int:
+        opened = self._open[file.contents.number]
+        if opened.is_dead():
+            return _IOERR
+        opened.disk.operations += 1
+        if code := opened.disk.fault("sync"):
+            return code
+        if opened.is_dead():
+            return _IOERR
+        opened.disk.sync(opened.file)
+        return _OK
+
+    def x_file_size(self, file: Any, out: Any) -> int:
+        opened = self._open[file.contents.number]
+        if opened.is_dead():
+            return _IOERR
+        out[0] = os.fstat(opened.file.fd).st_size
+        return _OK
+
+    def x_lock(self, file: Any, level: int) -> int:
+        return _OK
+
+    def x_unlock(self, file: Any, level: int) -> int:
+        return _OK
+
+    def x_check_reserved_lock(self, file: Any, out: Any) -> int:
+        out[0] = 0
+        return _OK
+
+    def x_file_control(self, file: Any, operation: int, argument: Any) -> int:
+        return _NOTFOUND
+
+    def x_sector_size(self, file: Any) -> int:
+        return SECTOR
+
+    def x_device_characteristics(self, file: Any) -> int:
+        return 0

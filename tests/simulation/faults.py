@@ -1,0 +1,64 @@
+"""Faults of a run, drawn from its seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+KINDS: Final = {
+    "kill": 30,
+    "kill_statement": 25,
+    "kill_io": 15,
+    "power_cut": 10,
+    "broker_kill": 3,
+    "broker_stop": 2,
+    "cut_node": 8,
+    "cut_app": 4,
+    "cut_all": 3,
+    "partition": 3,
+    "flap": 2,
+    "refuse_subscription": 2,
+    "engine": 14,
+    "disk_full": 2,
+    "disk_error": 2,
+    "clock": 2,
+    "slow_network": 2,
+}
+"""Kind of a fault and how often it is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``at`` is in seconds after the start of a run; ``amount`` depends on the kind: a number of steps,
+    statements or operations, a time in seconds, or a choice between 0 and 1."""
+
+    at: float
+    kind: str
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.at:.3f} {self.kind} {self.amount:.3f}"
+
+
+def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
+    kinds = chance.choices(list(KINDS), weights=list(KINDS.values()), k=count)
+    faults = []
+    for kind in kinds:
+        at = chance.uniform(0.3, within_s)
+        if kind == "kill":
+            amount: float = chance.randint(1, 400)
+        elif kind == "kill_statement":
+            amount = chance.randint(1, 80)
+        elif kind in ("kill_io", "power_cut"):
+            amount = chance.randint(1, 60)
+        elif kind in ("broker_kill", "broker_stop", "partition", "flap", "refuse_subscription"):
+            amount = chance.uniform(0.05, 4.0)
+        elif kind in ("disk_full", "disk_error", "slow_network"):
+            amount = chance.uniform(0.1, 3.0)
+        elif kind == "clock":
+            amount = chance.choice((-86400.0, -3600.0, 30.0, 86400.0, 3e8))
+        else:
+            amount = chance.random()
+        faults.append(Fault(round(at, 3), kind, round(amount, 3)))
+    return sorted(faults, key=lambda fault: fault.at)

@@ -1,0 +1,274 @@
+"""The ledger of a run: what was asked and what became of it, and the invariants of delivery."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.mqtt.client import OUTBOX_BYTES
+from edgeslm.node.daemon import Daemon
+from tests.simulation.apps import Ask
+from tests.simulation.broker import Message
+from tests.simulation.engine import answer_to
+from tests.simulation.loop import SimLoop
+
+if TYPE_CHECKING:
+    from tests.simulation.node import SimNode
+    from tests.simulation.world import Outcome, World
+
+TRANSIENT = {"busy", "expired", "internal", "model_unavailable", "no_memory"}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    at: float
+    invariant: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} at {self.at:.3f} s: {self.sentence}"
+
+
+class Ledger:
+    """Watches broker, nodes, engines and senders."""
+
+    def __init__(self, loop: SimLoop, note: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._note = note
+        self.nodes: dict[str, SimNode] = {}
+        self.asks: dict[str, Ask] = {}
+        self.by_text: dict[str, Ask] = {}
+        self.violations: list[Violation] = []
+        self.codes: dict[str, int] = {}
+        self.disk_trouble_at = -1.0
+        """When a disk last lost or refused something."""
+        self._running: dict[str, Ask] = {}
+
+    def violation(self, invariant: str, sentence: str) -> None:
+        self._note(f"VIOLATION {invariant}: {sentence}")
+        self.violations.append(Violation(self._loop.now - 1000.0, invariant, sentence))
+
+    def add(self, ask: Ask) -> None:
+        self.asks[ask.name] = ask
+        self.by_text[ask.text] = ask
+
+    # The broker's Watcher
+
+    def _ask_of(self, message: Message) -> Ask | None:
+        if message.correlation is not None:
+            return self.asks.get(message.correlation.decode())
+        return self.by_text.get(message.payload.decode(errors="replace"))
+
+    def accepted(self, client: str, message: Message, *, has_readers: bool) -> None:
+        node = self.nodes.get(client)
+        if node is None:
+            ask = self._ask_of(message)
+            if ask is not None:
+                ask.accepted += 1
+                if not has_readers:  # the broker forgot the node's session, or refused its subscription
+                    ask.forgotten += 1
+                if ask.accepted_at is None:
+                    ask.accepted_at = self._loop.now
+            self._note(f"accepted {message.topic} {ask.name if ask else message.payload!r}")
+        elif message.topic == node.topics.dead:
+            dead = self.asks.get(json.loads(message.payload)["id"])
+            if dead is not None:
+                dead.dead += 1
+                self._note(f"dead {dead.name}")
+        elif "/res/" in message.topic:
+            self._result(message)
+
+    def _result(self, message: Message) -> None:
+        body = json.loads(message.payload)
+        self._note(f"result {body['id']} {body['status']} {body.get('error', {}).get('code', '')}")
+        ask = self.asks.get(body["id"])
+        if ask is None:
+            self.violation("asker", f"a result of {body['id']!r}, which nobody asked")
+            return
+        if message.topic != ask.reply_to or message.correlation != ask.name.encode():
+            self.violation("asker", f"the result of {ask.name} went to {message.topic}")
+        code = body["status"] if body["status"] != "error" else body["error"]["code"]
+        self.codes[code] = self.codes.get(code, 0) + 1
+        if body["status"] == "ok" and body["result"].get("text") != answer_to(ask.text):
+            self.violation("content", f"{ask.name} got {body['result']}")
+        if body["status"] == "ok":
+            for at, before in ask.results:
+                same = before == message.payload
+                if not same and at > self.disk_trouble_at and json.loads(before)["status"] == "ok":
+                    self.violation("same result", f"{ask.name} got two different results")
+                    break
+        daemon = next(iter(self.nodes.values())).daemon
+        if daemon is None or daemon._journal._unsaved:  # the disk failed: it is only in memory
+            self.disk_trouble_at = self._loop.now + 1e-6
+        ask.results.append((self._loop.now, message.payload))
+
+    def released(self, client: str, message: Message) -> None:
+        """The client acknowledged a message, or it expired at the broker."""
+        node = self.nodes.get(client)
+        ask = self._ask_of(message) if node is not None and "/req/" in message.topic else None
+        if node is None or ask is None:
+            return
+        if ask.is_ended or ask.is_expired(self._loop.now):
+            pass
+        elif node.config.durability == "spool":
+            ask.kept = True
+        else:
+            self.violation("acknowledged early", f"{ask.name} was acknowledged without a result")
+
+    def forgotten(self, messages: list[Message]) -> None:
+        for message in messages:
+            if "/req/" in message.topic and (ask := self._ask_of(message)) is not None:
+                ask.forgotten += 1
+                self._note(f"the broker forgot {ask.name}")
+
+    # Engines
+
+    def ran(self, node: str, text: str) -> None:
+        if text == ".":  # the warm-up's
+            return
+        ask = self.by_text.get(text)
+        if ask is None:
+            self.violation("content", f"an engine got a text that nobody sent: {text!r}")
+            return
+        now = self._loop.now
+        boot = next(iter(self.nodes.values())).boots
+        self._note(f"the engine runs {ask.name}")
+        for at, payload in ask.results:
+            if json.loads(payload)["status"] == "ok" and at > self.disk_trouble_at:
+                self.violation("twice", f"{ask.name} ran again after its result was sent")
+                break
+        if any(
+            done_boot == boot and at > self.disk_trouble_at and at > ask.crashed_at
+            for at, done_boot in ask.done
+        ):
+            self.violation("twice", f"{ask.name} ran twice in one process")
+        ask.runs.append((now, boot))
+        self._running[node] = ask
+
+    def done(self, node: str, text: str) -> None:
+        ask = self.by_text.get(text)
+        if ask is not None:
+            ask.done.append((self._loop.now, next(iter(self.nodes.values())).boots))
+        self._running.pop(node, None)
+
+    def crashed(self, node: str) -> None:
+        if (ask := self._running.pop(node, None)) is not None:
+            ask.crashed_at = self._loop.now
+
+    # Nodes
+
+    def node_started(self, node: SimNode, daemon: Daemon) -> None:
+        self._note(f"boot {node.boots}")
+
+    def node_killed(self, daemon: Daemon | None) -> None:
+        for ask in self._running.values():
+            ask.crashed_at = self._loop.now
+        self._running.clear()
+
+    def node_disconnected(self, daemon: Daemon) -> None:
+        """After the node has handled a lost connection: what it holds must be in the spool."""
+        for held in daemon._pipeline._admission:
+            if not held.is_request or held.qos0:
+                continue
+            ask = self.by_text.get(_text(held.delivery.payload))
+            if held.spooled is not None:
+                if ask is not None:
+                    ask.kept = True
+            elif daemon.database.problem is None and self._loop.now - self.disk_trouble_at > 5.0:
+                name = ask.name if ask is not None else "a message"
+                self.violation("spool", f"{name} isn't in the spool after the connection broke")
+
+    def power_cut(self) -> None:
+        self.disk_trouble_at = self._loop.now
+
+    def disk_failed(self) -> None:
+        self.disk_trouble_at = self._loop.now
+
+    # Senders
+
+    def got(self, app: str, message: Message) -> None:
+        ask = self.asks.get(message.correlation.decode()) if message.correlation else None
+        if ask is None or ask.app != app:
+            self.violation("asker", f"{app} got a message on {message.topic} that it didn't ask for")
+        else:
+            ask.got += 1
+
+    # Checks
+
+    def unfinished(self) -> int:
+        return sum(ask.accepted > 0 and not ask.is_ended for ask in self.asks.values())
+
+    def check_bounds(self, world: World) -> None:
+        daemon = world.node.daemon
+        if daemon is None or not world.node.is_up:
+            return
+        limits = daemon.config.limits
+        pipeline, bus = daemon._pipeline, daemon.bus
+        bounds = {
+            "messages in flight": (len(pipeline._admission), 2 * limits.queue + limits.qos0_queue),
+            "waiting requests": (daemon.service.scheduler.waiting, daemon.service.scheduler.limit),
+            "bytes in the outbox": (bus.waiting_bytes, OUTBOX_BYTES),
+            "unsaved results": (len(daemon._journal._unsaved), 1024),
+            "receipts": (len(bus._receipts), limits.queue),
+            "messages sent at a time": (
+                len(bus._outbox.flow),
+                bus._welcome.receive_maximum if bus._welcome else 65535,
+            ),
+        }
+        for name, (found, most) in bounds.items():
+            if found > most:
+                self.violation("bounds", f"{found} {name}, and {most} are the limit")
+
+    def is_idle(self, world: World) -> bool:
+        return self.why_busy(world) == ""
+
+    def why_busy(self, world: World) -> str:
+        node, daemon = world.node, world.node.daemon
+        if not node.is_up or daemon is None or not daemon.bus.connected:
+            return "the node isn't connected"
+        if len(daemon._pipeline._admission):
+            return f"{len(daemon._pipeline._admission)} messages are in flight in the node"
+        if len(daemon.bus._outbox):
+            return f"{len(daemon.bus._outbox)} messages are in the outbox"
+        if len(daemon._pipeline._spool):
+            return f"{len(daemon._pipeline._spool)} messages are in the spool"
+        for name, session in world.broker.sessions.items():
+            if session.queue or session.in_flight:
+                return f"{len(session.queue) + len(session.in_flight)} messages wait at the broker for {name}"
+        if not any(one.endswith("/req/+") for one in world.broker.sessions[node.client].filters):
+            return "the node has no subscription to its requests"
+        for ask in self.asks.values():
+            if ask.is_expired(self._loop.now):
+                continue
+            if ask.accepted and ask.repeats and not ask.got:
+                return f"{ask.name} is repeated and has no result"
+            if not ask.accepted:
+                return f"{ask.name} isn't accepted"
+        return ""
+
+    def finish(self, world: World) -> None:
+        for ask in self.asks.values():
+            if not ask.accepted or ask.is_ended or ask.is_expired(self._loop.now):
+                continue
+            if ask.forgotten and not ask.kept and not ask.repeats:
+                continue
+            self.violation("lost", f"{ask.name} was accepted and has no result (kept: {ask.kept})")
+        for ask in self.asks.values():
+            if ask.results and not ask.got and not ask.repeats and ask.forgotten == 0:
+                self._note(f"{ask.name}: its sender didn't get the result")
+
+    def count(self, outcome: Outcome) -> None:
+        outcome.asks = len(self.asks)
+        outcome.results = sum(bool(ask.results) for ask in self.asks.values())
+        outcome.forgotten = sum(not ask.is_ended and ask.forgotten > 0 for ask in self.asks.values())
+        outcome.codes.update(self.codes)
+
+
+def _text(payload: bytes) -> str:
+    try:
+        body: Any = json.loads(payload)
+    except ValueError:
+        return payload.decode(errors="replace")
+    return str(body.get("input", "")) if isinstance(body, dict) else str(body)

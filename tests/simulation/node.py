@@ -1,0 +1,100 @@
+"""A node whose process may be killed at any step, and starts again on the same disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from edgeslm.config.loader import Config, parse_config
+from edgeslm.mqtt.broker_address import client_id_of
+from edgeslm.node.daemon import Daemon, make_service
+from edgeslm.protocol.codec import Topics
+from edgeslm.update.store import Store
+from tests.simulation.disk import Disk
+from tests.simulation.engine import SimEngine
+from tests.simulation.loop import OUTSIDE, Process, SimLoop, bury
+
+RESTART_S = (0.05, 1.5)
+
+
+class SimNode:
+    """``daemon`` is that of the current process; None while there is none. ``boots`` counts the processes.
+
+    ``on_start`` is called in each new process with its daemon, before it runs.
+    """
+
+    def __init__(self, loop: SimLoop, text: str, disk: Disk) -> None:
+        self.loop = loop
+        self.config: Config = parse_config(text)
+        self.name = self.config.node
+        self.client = client_id_of(self.config)
+        self.topics = Topics(self.config.node, self.config.prefix)
+        self.disk = disk
+        self.process: Process | None = None
+        self.daemon: Daemon | None = None
+        self.boots = 0
+        self.on_start: Callable[[Daemon], None] = lambda daemon: None
+        self.on_killed: Callable[[], None] = lambda: None
+        self.failure: BaseException | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and not self.process.is_dead
+
+    def start(self) -> None:
+        if self.is_up:
+            return
+        if self.disk.is_off:
+            self.disk.turn_on()
+        self.boots += 1
+        self.process = process = Process(self.name)
+        process.on_kill = self.kill
+        process.context.copy().run(self.loop.create_task, self._run(process))
+
+    async def _run(self, process: Process) -> None:
+        try:
+            config = self.config
+            store = Store(config.state_dir, config.node)
+            store.clear()
+            store.begin_start()
+            service = make_service(
+                store.settled(config), lambda bundle, hardware, adapters: SimEngine(bundle.path)
+            )
+            self.daemon = daemon = Daemon(config, service, None, store)
+            daemon.database.clock = time.monotonic
+            self.on_start(daemon)
+            await daemon.run()
+        except Exception as error:
+            if process.is_dead:
+                return
+            self.failure = error
+            self.on_killed()
+            self._end(process)
+        else:
+            if not process.is_dead:
+                self._end(process)
+
+    def _end(self, process: Process) -> None:
+        """The process ended on its own."""
+        process.is_dead = True
+        self.disk.turn_off()
+        self.loop.call_soon(bury, process, context=OUTSIDE)
+        self.daemon = None
+
+    def kill(self) -> None:
+        """Like ``kill -9``, now."""
+        process = self.process
+        if process is None or process.is_dead:
+            return
+        process.is_dead = True
+        self.disk.turn_off()
+        self.on_killed()
+        self.loop.call_soon(self._bury, process, context=OUTSIDE)
+
+    def _bury(self, process: Process) -> None:
+        daemon, self.daemon = self.daemon, None
+        bury(process)
+        if daemon is not None:
+            daemon.database.close()
+            if (marks := daemon._journal._marks) is not None:
+                marks.close()

@@ -1,0 +1,136 @@
+"""Runs many seeds, and makes the faults of a failing seed fewer."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+from tests.simulation.faults import Fault, draw
+from tests.simulation.world import Outcome, play
+
+FAULTS = 60
+WITHIN_S = 30.0
+"""Virtual seconds in which the faults of a seed happen."""
+
+
+@dataclass
+class Total:
+    """Figures of several seeds. ``failed`` maps each seed with a violation to its first violation."""
+
+    seeds: int = 0
+    kills: int = 0
+    crashes: int = 0
+    asks: int = 0
+    forgotten: int = 0
+    steps: int = 0
+    took_s: float = 0.0
+    failed: dict[int, str] = field(default_factory=dict)
+    points: Counter[tuple[str, int]] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.kills += outcome.kills
+        self.crashes += outcome.crashes
+        self.asks += outcome.asks
+        self.forgotten += outcome.forgotten
+        self.steps += outcome.steps
+        self.points += outcome.points
+        self.codes += outcome.codes
+        if outcome.violations:
+            self.failed[outcome.seed] = str(outcome.violations[0])
+
+    def __str__(self) -> str:
+        an_hour = self.crashes / self.took_s * 3600 if self.took_s else 0
+        codes = ", ".join(f"{count} {code}" for code, count in self.codes.most_common())
+        return (
+            f"{self.seeds} seeds in {self.took_s:.0f} s: {self.asks} messages, {self.kills} kills, "
+            f"{self.crashes} crashes with unfinished messages ({an_hour:,.0f} an hour), "
+            f"{len(self.failed)} seeds with violations; the broker itself forgot {self.forgotten} messages.\n"
+            f"Results: {codes}."
+        )
+
+
+def outcome_of(seed: int, faults: int = FAULTS, *, traced: bool = False) -> Outcome:
+    return play(seed, faults_of(seed, faults), within_s=WITHIN_S, traced=traced)
+
+
+def faults_of(seed: int, count: int) -> list[Fault]:
+    return draw(random.Random(f"{seed} faults"), count=count, within_s=WITHIN_S)
+
+
+def run(seeds: Iterable[int], *, faults: int = FAULTS, processes: int = 1) -> Total:
+    """Runs seeds, prints the violations and the figures."""
+    total, began_at = Total(), time.perf_counter()
+    for outcome in outcomes(seeds, faults, processes):
+        total.add(outcome)
+        if outcome.violations:
+            print(f"seed {outcome.seed}: {outcome.violations[0]}", flush=True)
+    total.took_s = time.perf_counter() - began_at
+    print(total)
+    for seed in list(total.failed)[:3]:
+        report(seed, faults)
+    return total
+
+
+def outcomes(seeds: Iterable[int], faults: int, processes: int) -> Iterable[Outcome]:
+    if processes == 1:
+        yield from (outcome_of(seed, faults) for seed in seeds)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        chosen = list(seeds)
+        yield from pool.map(outcome_of, chosen, [faults] * len(chosen), chunksize=4)
+
+
+def report(seed: int, count: int = FAULTS) -> None:
+    """Prints the invariant, the fewest faults that violate it, and the end of the trace."""
+    faults = faults_of(seed, count)
+    violations = outcome_of(seed, count).violations
+    if not violations:
+        print(f"seed {seed}: no violation in this process", file=sys.stderr)
+        return
+    fewer = shrink(seed, faults, violations[0].invariant)
+    last = play(seed, fewer, within_s=WITHIN_S, traced=True)
+    print(f"\nseed {seed} with {len(fewer)} of {len(faults)} faults: {last.violations[0]}")
+    print("".join(f"  fault {fault}\n" for fault in fewer), end="")
+    at = next((place for place, line in enumerate(last.trace) if "VIOLATION" in line), len(last.trace))
+    print("\n".join(last.trace[max(0, at - 40) : at + 1]))
+
+
+def shrink(seed: int, faults: Sequence[Fault], invariant: str) -> list[Fault]:
+    """The fewest faults found that still violate the invariant (delta debugging)."""
+
+    def fails(some: Sequence[Fault]) -> bool:
+        return any(one.invariant == invariant for one in play(seed, some, within_s=WITHIN_S).violations)
+
+    return fewest(list(faults), fails)
+
+
+def fewest(faults: list[Fault], fails: Callable[[Sequence[Fault]], bool]) -> list[Fault]:
+    size = len(faults)
+    while size >= 1:
+        at = 0
+        while at < len(faults):
+            some = faults[:at] + faults[at + size :]
+            if fails(some):
+                faults = some
+            else:
+                at += size
+        size //= 2
+    return faults
+
+
+def show(seeds: Iterable[int], count: int) -> int:
+    """Prints what happened in each seed."""
+    status = 0
+    for seed in seeds:
+        outcome = outcome_of(seed, count, traced=True)
+        print("\n".join(outcome.trace))
+        print(f"seed {seed}: {outcome.crashes} crashes, {len(outcome.violations)} violations")
+        status = status or bool(outcome.violations)
+    return int(status)
