@@ -6,6 +6,7 @@
     house       intents and slots of sentences said to Home Assistant
     logs        hosts and failed logins in the log lines of fail2ban's tests
     zero-shot   untrained decoders on five sets, batch-calibrated, against llama.cpp
+    zero-shot-reference  zero-shot bundles against the libraries that they come from
     fields      untrained decoders: log lines, and sentences said to Home Assistant
     flips       share of wrong labels that are found, and the accuracy without them
     distill     a student trained on a teacher's labels, against one trained on hand labels
@@ -32,6 +33,7 @@ COMMANDS: Final = {
     "house": "skills house",
     "logs": "skills logs",
     "zero-shot": "zero_shot",
+    "zero-shot-reference": "zero_shot_reference",
     "fields": "untaught_fields",
     "flips": "flips",
     "distill": "distilling",

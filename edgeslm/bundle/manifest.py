@@ -31,6 +31,7 @@ from edgeslm.bundle.bounded_files import (
 )
 from edgeslm.bundle.learned_task import LearnedSection, Section
 from edgeslm.bundle.size_estimate import rough_memory_bytes
+from edgeslm.bundle.zero_shot import ZeroShotSection
 from edgeslm.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -156,6 +157,7 @@ class Manifest(Section):
     kv_bytes_per_token: int = Field(default=0, ge=0)
     graphs: Graphs = Graphs()
     encoder: EncoderSection | None = None
+    zero_shot: ZeroShotSection | None = None
     head: HeadSection | None = None
     adapter: AdapterSection | None = None
     learned: LearnedSection | None = None
@@ -174,9 +176,9 @@ class Manifest(Section):
 
     @property
     def embeds(self) -> bool:
-        """Whether the model computes embeddings of texts; a reader doesn't, since its vectors are those of
-        text pairs."""
-        return self.model_kind == "encoder" and not self.is_reader
+        """Whether the model computes embeddings of texts; a reader or a zero-shot model doesn't, since its
+        vectors are those of a text with a question or labels."""
+        return self.model_kind == "encoder" and not self.is_reader and self.zero_shot is None
 
     @property
     def model_kind(self) -> Literal["decoder", "encoder"] | None:
@@ -358,6 +360,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             raise BundleError(f"{where}: {fault}")
     if manifest.kind in ("encoder", "head", "adapter") and getattr(manifest, manifest.kind) is None:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
+    if manifest.zero_shot is not None and manifest.kind != "encoder":
+        raise BundleError(f"{where}: of kind {manifest.kind}, but with the section 'zero_shot'")
     if fault := _learned_fault(manifest):
         raise BundleError(f"{where}: {fault}")
     if manifest.model_kind is not None and not manifest.context_length:
@@ -390,7 +394,7 @@ def _learned_fault(manifest: Manifest) -> str | None:
 def _files_in_use(manifest: Manifest) -> list[str]:
     graphs = manifest.graphs
     named = [graphs.generate, graphs.score, graphs.adapters, graphs.encode]
-    named += [section.weights for section in (manifest.head, manifest.adapter) if section is not None]
+    named += [section.weights for section in (manifest.head, manifest.adapter, manifest.zero_shot) if section]
     return [name for name in named if name is not None]
 
 

@@ -21,7 +21,7 @@ class Embedding:
 
     def __init__(self, path: Path) -> None:
         self.bundle = load_bundle(path.absolute())
-        if self.bundle.manifest.encoder is None or self.bundle.manifest.is_reader:
+        if not self.bundle.manifest.embeds:
             kind = self.bundle.manifest.kind
             raise BundleError(f"{path}: a bundle of kind {kind}, where an encoder is needed")
         self._runner = asyncio.Runner()

@@ -431,7 +431,7 @@ def find_encoder(section: Teach, models: ModelPool) -> str:
 
     def is_encoder(name: str) -> bool:
         manifest = models.bundle(name).manifest
-        return manifest.model_kind == "encoder" and not manifest.is_reader and "/" not in name
+        return manifest.embeds and "/" not in name
 
     if section.encoder is not None:
         if section.encoder in models.names and is_encoder(section.encoder):

@@ -218,7 +218,28 @@ class Read:
     texts: tuple[str, ...]
 
 
-Call = Generate | Score | Embed | Classify | Point | Read
+@dataclass(frozen=True, slots=True)
+class LabelText:
+    """Compute the probability of each label for the text with a zero-shot model. ``labels`` are the phrases
+    that the model reads, such as a label with its meaning."""
+
+    text: str
+    labels: tuple[str, ...]
+    overflow: Overflow = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class FindSpans:
+    """Find the spans of the text for each label with a zero-shot model (``gliner``). ``least`` is the lowest
+    probability of a span; None takes the model's own."""
+
+    text: str
+    labels: tuple[str, ...]
+    overflow: Overflow = "error"
+    least: float | None = None
+
+
+Call = Generate | Score | Embed | Classify | Point | Read | LabelText | FindSpans
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,11 +274,12 @@ class Cost:
 class Output:
     """The result of a call; the kind of call decides which fields are set.
 
-    ``Generate`` sets ``text``, ``finish_reason`` (``stop`` or ``length``) and ``calls``. ``Score`` and
-    ``Classify`` set ``probabilities`` to one probability for each label, in the order of the labels; the
-    probabilities sum to 1. ``Read`` sets ``probabilities`` to one probability for each text. ``Read`` also
-    sets ``places``, the most likely answer spans of each text, best first; they are empty if the reader isn't
-    trained for spans.
+    ``Generate`` sets ``text``, ``finish_reason`` (``stop`` or ``length``) and ``calls``. ``Score``,
+    ``Classify`` and ``LabelText`` set ``probabilities`` to one probability for each label, in the order of
+    the labels; the probabilities sum to 1. ``Read`` sets ``probabilities`` to one probability for each text.
+    ``Read`` also sets ``places``, the most likely answer spans of each text, best first; they are empty if
+    the reader isn't trained for spans. ``FindSpans`` sets ``places`` to the spans of each label, best first,
+    none of which overlap, and ``probabilities`` to the highest probability of any span for each label.
     ``Classify`` and ``Point`` set ``distance``, the cosine distance (0 to 2) of the text from the head's
     training data. ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
     """

@@ -175,6 +175,8 @@ class _Builder:
                 reranker = Rerank(task, section, None, None, manifest.context_length)
                 found[task] = (StageBinding(name, reranker, name, None),)
                 continue
+            if manifest.zero_shot is not None:
+                continue  # a request without a task names no labels
             kind: Kind = "generate" if manifest.model_kind == "decoder" else "embed"
             section = TaskSection(kind=kind, model=name, allow=POSSIBLE[kind], max_tokens=DIRECT_TOKENS)
             found[task] = (self._bind_model(task, section),)
@@ -218,7 +220,8 @@ class _Builder:
                 bindings.append(StageBinding(encoder or WORDS, task, encoder, None))
             elif isinstance(stage, str) and not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
-                if section.stages and own.kind in ("extract", "generate"):  # decoded text has no confidence
+                decodes = stage in self.bundles and self.bundles[stage].manifest.zero_shot is None
+                if section.stages and own.kind in ("extract", "generate") and decodes:  # no confidence
                     behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
                 bindings.append(self._bind_model(name, behind))
         self._check_stages(name, section, bindings)
@@ -230,7 +233,7 @@ class _Builder:
         if section.stages and any(binding.task.kind not in kinds for binding in bindings):
             raise ConfigError([f"{where}: are for {' and '.join(kinds)} only; remove them"])
         for binding, behind in zip(bindings, section.stages[1:], strict=False):
-            if binding.task.kind == "extract" and not binding.task.is_head:
+            if binding.task.kind == "extract" and not binding.task.needs_encoder:
                 raise ConfigError(
                     [f"{where}: {binding.name} writes fields and never passes on, so {behind} is never asked"]
                 )
@@ -259,20 +262,28 @@ class _Builder:
         model, adapter = section.model, self._adapters.get(name)
         if model is None:
             raise ConfigError([f"tasks.{name}.model: missing"])
-        length = self.bundles[model].manifest.context_length
-        task = make_task(name, section, adapter, documents=self.library, context_length=length)
+        manifest = self.bundles[model].manifest
+        task = make_task(
+            name,
+            section,
+            adapter,
+            documents=self.library,
+            context_length=manifest.context_length,
+            zero_shot=manifest.zero_shot,
+        )
         return self._bind_stage(model, task, model, adapter, f"tasks.{name}.adapter")
 
     def _bind_stage(
         self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str
     ) -> StageBinding:
-        needed = "encoder" if task.is_head or task.kind == "embed" else "decoder"
+        needed = "encoder" if task.needs_encoder else "decoder"
         if (kind := self.bundles[model].manifest.model_kind) != needed:
             raise ConfigError(
                 [f"tasks.{task.name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
-        if task.kind == "embed" and self.bundles[model].manifest.is_reader:
-            raise ConfigError([f"tasks.{task.name}.model: {model} is a reader, which can't embed texts"])
+        if task.kind == "embed" and not self.bundles[model].manifest.embeds:
+            what = "a reader" if self.bundles[model].manifest.is_reader else "a zero-shot model"
+            raise ConfigError([f"tasks.{task.name}.model: {model} is {what}, which can't embed texts"])
         if adapter is not None:
             try:
                 check_adapter(adapter, self.bundles[model])

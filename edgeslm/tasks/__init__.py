@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeslm.bundle.learned_task import LearnedSection
 from edgeslm.bundle.manifest import Bundle
+from edgeslm.bundle.zero_shot import ZeroShotSection
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ConfigError
 from edgeslm.tasks.answer import Answer
@@ -21,6 +22,7 @@ from edgeslm.tasks.generate import GenerateText
 from edgeslm.tasks.search import Search
 from edgeslm.tasks.summarize import Summarize
 from edgeslm.tasks.task import Ask, Documents, Outcome, Task
+from edgeslm.tasks.zero_shot import ZeroShotClassify, ZeroShotExtract
 
 __all__ = ["Ask", "Documents", "Outcome", "Task", "make_task"]
 
@@ -36,12 +38,14 @@ def make_task(
     *,
     documents: Documents | None = None,
     context_length: int | None = None,
+    zero_shot: ZeroShotSection | None = None,
 ) -> Task:
     """Creates the task that ``section`` describes.
 
     :param bundle: the trained head or adapter; its manifest supplies keys that ``section`` leaves out.
     :param documents: the node's collections.
     :param context_length: context length of the task's model, in tokens.
+    :param zero_shot: the section of the task's model, if it is a zero-shot model.
     :raises ConfigError: the section lacks a key or contradicts the bundle.
     """
     learned = None if bundle is None else bundle.manifest.learned
@@ -61,10 +65,26 @@ def make_task(
         raise ConfigError([f"tasks.{name}.labels: missing, and its adapter defines none"])
     if section.kind == "extract" and section.output_schema is None:
         raise ConfigError([f"tasks.{name}.schema: missing, and its adapter defines none"])
-    task = _KINDS[section.kind](name, section, bundle, documents, context_length)
-    if section.max_error is not None and section.kind == "extract" and not task.is_head:
+    of_kind = _KINDS[section.kind] if zero_shot is None else _zero_shot_kind(name, section, zero_shot)
+    task = of_kind(name, section, bundle, documents, context_length)
+    if (
+        section.max_error is not None
+        and section.kind == "extract"
+        and not (task.is_head or task.is_zero_shot)
+    ):
         raise ConfigError([f"tasks.{name}.max_error: a decoder's output has no confidence; remove it"])
     return task
+
+
+def _zero_shot_kind(name: str, section: TaskSection, model: ZeroShotSection) -> type[Task]:
+    """:raises ConfigError: the model can't do this kind of task."""
+    finds = model.kind == "gliner"
+    if section.kind == "classify" and not finds:
+        return ZeroShotClassify
+    if section.kind == "extract" and finds:
+        return ZeroShotExtract
+    can = "finds spans, for tasks of kind extract" if finds else "labels texts, for tasks of kind classify"
+    raise ConfigError([f"tasks.{name}.model: a zero-shot model of kind {model.kind} {can}"])
 
 
 def _completed(name: str, section: TaskSection, learned: LearnedSection) -> TaskSection:

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeslm.bundle.calibration import judge, without_bias
 from edgeslm.engine.calls import Classify as ClassifyCall
-from edgeslm.engine.calls import Prompt, Score, Text
+from edgeslm.engine.calls import Output, Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.remote.chat import Chat, parse_object
@@ -53,7 +53,7 @@ class Classify(Task):
         else:
             meanings = self._meanings(request)
             labels = tuple(meanings)
-            output = await ask(Score(self._prompt(request, meanings, message), labels))
+            output = await self.score(request, meanings, message, ask)
             if self.learned is None and (biases := await self._biases_of(request, meanings, ask)):
                 output = replace(output, probabilities=without_bias(output.probabilities, biases))
         verdict = judge(output.probabilities, self._calibration)
@@ -65,6 +65,10 @@ class Classify(Task):
             **({"taught": False} if self.is_untaught else {}),
         }
         return Outcome.of(output, result, abstained=verdict.confidence < self.threshold)
+
+    async def score(self, request: Request, meanings: Mapping[str, str], message: str, ask: Ask) -> Output:
+        """The model's output for a message, with a probability for each label."""
+        return await ask(Score(self._prompt(request, meanings, message), tuple(meanings)))
 
     def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
         return result.get("label") in (self.section.labels or ())
@@ -106,11 +110,10 @@ class Classify(Task):
 
     async def _bias(self, request: Request, meanings: dict[str, str], ask: Ask) -> tuple[float, ...]:
         """The model's mean label probabilities for content-free messages, cached per set of labels."""
-        labels, key = tuple(meanings), tuple(meanings.items())
+        key = tuple(meanings.items())
         if key not in self._biases:
             asked = [
-                (await ask(Score(self._prompt(request, meanings, message), labels))).probabilities
-                for message in CONTENT_FREE
+                (await self.score(request, meanings, message, ask)).probabilities for message in CONTENT_FREE
             ]
             while len(self._biases) >= MOST_BIASES:  # requests may bring their own labels
                 del self._biases[next(iter(self._biases))]
@@ -135,13 +138,15 @@ class Classify(Task):
             return dict(self.section.labels or {})
         return dict(sent) if isinstance(sent, dict) else dict.fromkeys(sent, "")
 
-    def _prompt(self, request: Request, meanings: dict[str, str], message: str) -> Prompt:
+    def _prompt(self, request: Request, meanings: Mapping[str, str], message: str) -> Prompt:
         instruction: tuple[str | Text, ...] = (self.section.instruction or "",)
         if self.learned is None:  # an adapter was trained without the labels
             instruction = self._instruction(request, meanings, _AS_LABEL)
         return Prompt(self.turns(instruction, Text(message, cut=True)), overflow=self.section.overflow)
 
-    def _instruction(self, request: Request, meanings: dict[str, str], form: str) -> tuple[str | Text, ...]:
+    def _instruction(
+        self, request: Request, meanings: Mapping[str, str], form: str
+    ) -> tuple[str | Text, ...]:
         lines = [f"- {label}: {meaning}" if meaning else f"- {label}" for label, meaning in meanings.items()]
         shown = "\n".join(lines)
         return (

@@ -112,7 +112,7 @@ class Extract(Task):
     def result_schema(self) -> dict[str, Any]:
         span = {"type": "object", "properties": {"start": {"type": "integer"}, "end": {"type": "integer"}}}
         known = None if "schema" in self.section.allowed else self.section.output_schema
-        if known and self.is_head:  # an abstained result may lack some
+        if known and self.needs_encoder:  # an abstained result may lack some
             known = {
                 key: known[key] for key in ("type", "properties", "$defs", "definitions") if key in known
             }
@@ -155,6 +155,10 @@ class Extract(Task):
 
     def encode_example(self, output: Any) -> str:
         return encode_fields(output)
+
+    def is_whole(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the fields fit the task's schema."""
+        return self._check.is_valid(dict(fields))
 
     @cached_property
     def _check(self) -> Validator:

@@ -111,6 +111,8 @@ class Task(ABC):
     """
 
     kind: ClassVar[str]
+    is_zero_shot: ClassVar[bool] = False
+    """Whether the task runs an encoder that was never trained for its labels or fields."""
 
     def __init__(
         self,
@@ -144,6 +146,11 @@ class Task(ABC):
     def is_head(self) -> bool:
         """Whether the task runs a trained head on an encoder."""
         return self.bundle is not None and self.bundle.manifest.head is not None
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the task's model is an encoder; otherwise it is a decoder."""
+        return self.is_head or self.is_zero_shot or self.kind == "embed"
 
     @property
     def is_untaught(self) -> bool:

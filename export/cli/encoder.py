@@ -9,6 +9,9 @@ from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
 from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
 
+from edgeslm.bundle.zero_shot import HYPOTHESIS
+from edgeslm.errors import ExportError
+
 SUMMARY = "an embedding model to an encoder bundle, through optimum; optionally trained for search"
 EXAMPLE = "edgeslm-export encoder sentence-transformers/all-MiniLM-L6-v2 minilm-l6-int8"
 
@@ -18,6 +21,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     recipes = "; ".join(f"{name}: {recipe.summary}" for name, recipe in RECIPES.items())
     command.add_argument(
         "--recipe", choices=list(RECIPES), default=DEFAULT_RECIPE, help=f"{recipes} (default: %(default)s)"
+    )
+    command.add_argument(
+        "--exporter",
+        choices=("optimum", "torch"),
+        help="what writes the graph (default: optimum for the families that it is used for, else torch)",
+    )
+    command.add_argument(
+        "--hypothesis",
+        metavar="TEXT",
+        help="of a model of natural-language inference: the sentence whose entailment is asked, with {} for "
+        f"the label (default: {HYPOTHESIS!r})",
     )
     add_questions(
         command,
@@ -30,6 +44,8 @@ def run(options: argparse.Namespace) -> None:
     """Makes an encoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.models.encoder import export_encoder
+    from edgeslm_export.models.zero_shot import export_zero_shot, read_zero_shot
+    from edgeslm_export.sources.checkpoint import CLASSIFIERS
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.retriever import export_retriever
     from edgeslm_export.train.spec import Budget
@@ -38,13 +54,31 @@ def run(options: argparse.Namespace) -> None:
     rows = questions_of(options)
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder", bar.say)
-        if rows:
+        zero_shot = read_zero_shot(origin, options.hypothesis)
+        if zero_shot is not None:
+            if rows or options.exporter == "optimum":
+                raise ExportError("A zero-shot model takes neither --questions nor --exporter optimum.")
+            manifest, measured = export_zero_shot(
+                origin, zero_shot, options.out, bar.say, options.recipe, on_progress=bar, debug=options.debug
+            )
+        elif origin.architecture in CLASSIFIERS:
+            raise ExportError(
+                f"{options.src} is a classifier whose labels have no entailment; classifiers for "
+                "natural-language inference can be exported."
+            )
+        elif rows:
             budget = Budget(
                 seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug
             )
             manifest, measured = export_retriever(origin, rows, options.out, options.recipe, budget)
         else:
             manifest, measured = export_encoder(
-                origin, options.out, bar.say, options.recipe, on_progress=bar, debug=options.debug
+                origin,
+                options.out,
+                bar.say,
+                options.recipe,
+                by=options.exporter,
+                on_progress=bar,
+                debug=options.debug,
             )
     print_bundle(options, manifest, measured)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _QUESTION = "What do you need to boil water?"
 _SENTENCE = "The night shift found the pump running hot and changed its bearing before noon. "
+_LABELS = ("machine", "person", "weather")
 _PROMPT_TOKENS = 256
 _NEW_TOKENS = 32
 _EMBEDDED_TEXTS = 64
@@ -157,6 +158,16 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float3
     """Vectors [texts, dimension] float32; texts longer than the context are truncated."""
     vectors, _, _ = encoder.embed(texts, "head")
     return vectors
+
+
+def label_texts(encoder: Encoder, texts: Sequence[str], labels: Sequence[str]) -> list[list[float]]:
+    """For each text the probabilities of the labels by a zero-shot encoder; of one that finds spans, the
+    highest probability of a span for each label."""
+    from edgeslm.engine.calls import FindSpans, LabelText
+
+    section = encoder.bundle.manifest.zero_shot
+    kind = FindSpans if section is not None and section.kind == "gliner" else LabelText
+    return [list(encoder.run(kind(text, tuple(labels), "head")).probabilities) for text in texts]
 
 
 def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
@@ -402,6 +413,10 @@ def _measure_encoder(folder: Path, threads: int) -> dict[str, Any]:
     if encoder.bundle.manifest.is_reader:
         for text in texts:
             encoder.run(Read(_QUESTION, (text,)))
+        seconds = time.perf_counter() - started
+        return {"load_ms": round(load_ms, 1), "ms_per_text": round(seconds * 1000 / len(texts), 2)}
+    if encoder.bundle.manifest.zero_shot is not None:
+        label_texts(encoder, texts, _LABELS)
         seconds = time.perf_counter() - started
         return {"load_ms": round(load_ms, 1), "ms_per_text": round(seconds * 1000 / len(texts), 2)}
     vectors = [embed_texts(encoder, [text]) for text in texts]

@@ -1,8 +1,9 @@
-"""Encoder export: exports an encoder with optimum, quantizes it, and compares it with the float model.
+"""Encoder export: exports an encoder with optimum or torch, quantizes it, and compares it with the float
+model.
 
-optimum runs in its own environment (``optimum_env``). This module runs the steps in order, reads the model's
-pooling from sentence-transformers' files and writes the manifest.
-"""
+optimum runs in its own environment (``optimum_env``), torch's exporter in this one
+(``graph.encoder_graph``). This module runs the steps in order, reads the model's pooling from
+sentence-transformers' files and writes the manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.evaluate.report_card import embed_texts, load_encoder, measure_bundle
@@ -19,10 +20,13 @@ from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES, Encoder
 from edgeslm_export.jobs.optimum_env import optimum_python
 from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.jobs.subprocess_job import OFFLINE, Announce, OnProgress, run_child, run_module
-from edgeslm_export.sources.checkpoint import Origin, bundle_name, read_config, weight_files
+from edgeslm_export.sources.checkpoint import BY_TORCH, Origin, bundle_name, read_config, weight_files
 
 from edgeslm.bundle.manifest import EncoderSection, Manifest
 from edgeslm.errors import ExportError
+
+Exporter = Literal["optimum", "torch"]
+"""What writes an encoder's graph: optimum, in an environment of its own, or torch's exporter in this one."""
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
 
@@ -42,6 +46,7 @@ def export_encoder(
     announce: Announce,
     recipe: str = DEFAULT_RECIPE,
     *,
+    by: Exporter | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> tuple[Manifest, dict[str, Any]]:
@@ -49,12 +54,15 @@ def export_encoder(
 
     :param announce: called with a sentence for the user before something is downloaded.
     :param recipe: a key of ``RECIPES``.
+    :param by: what writes the graph; None: optimum for the families that it knows, else torch.
     :return: the bundle's manifest, and measurements of the finished bundle: speed and similarity to the float
         model.
     :raises ExportError: a step failed; nothing is left behind.
     """
     with staged(out) as stage:
-        fields, report = fill_encoder(origin, stage, announce, recipe, on_progress=on_progress, debug=debug)
+        fields, report = fill_encoder(
+            origin, stage, announce, recipe, by=by, on_progress=on_progress, debug=debug
+        )
         write_report(stage, report)
         manifest = write_manifest(stage, fields)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
@@ -67,19 +75,22 @@ def fill_encoder(
     announce: Announce,
     recipe: str = DEFAULT_RECIPE,
     *,
+    by: Exporter | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Writes the files of an encoder bundle into the folder ``stage``, with a provisional manifest.
 
+    :param by: see ``export_encoder``.
     :return: the manifest's fields, and the report with the similarity to the float model.
     :raises ExportError: a step failed.
     """
     created = created_at(origin.revised)
     chosen = RECIPES[recipe]
+    by = by or ("torch" if origin.architecture in BY_TORCH else "optimum")
     section, context_length = read_pooling(origin.path)
     check_resources(origin.weights, origin.weights * 6, stage, _BYTES_A_WEIGHT)
-    python = optimum_python(announce, debug=debug)
+    python = optimum_python(announce, debug=debug) if by == "optimum" else None
     with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
         work = Path(name)
         task = {
@@ -90,19 +101,16 @@ def fill_encoder(
             "context_length": context_length,
             "texts": TEXTS,
         }
-        job = str(Path(__file__).with_name("optimum_worker.py"))
         if on_progress:
             on_progress(0, 4, "loading libraries")
-        run_child(
-            [str(python), "-I", job],
-            task,
-            "optimum's export",
-            on_progress=on_progress,
-            debug=debug,
-            environment=OFFLINE,
-        )
+        how: dict[str, Any] = {"on_progress": on_progress, "debug": debug}
+        if python is None:
+            run_module("graph.encoder_graph", task, "torch's export", **how)
+        else:
+            job = str(Path(__file__).with_name("optimum_worker.py"))
+            run_child([str(python), "-I", job], task, "optimum's export", environment=OFFLINE, **how)
         if chosen.bits == 8:
-            _quantize(work / "float" / "model.onnx", stage / "model.onnx", on_progress, debug)
+            quantize_graph(work / "float" / "model.onnx", stage / "model.onnx", on_progress, debug)
         else:
             for file in sorted((work / "float").glob("model.onnx*")):  # above 2 GB the weights are separate
                 file.rename(stage / file.name)
@@ -113,10 +121,7 @@ def fill_encoder(
         "kind": "encoder",
         "architecture": origin.architecture,
         "source": origin.source,
-        "quantization": {
-            "recipe": chosen.stored,
-            "groups": [{"group": "*", "bits": chosen.bits, "group_size": 0}],
-        },
+        "quantization": quantization_of(chosen),
         "context_length": context_length,
         "graphs": {"encode": "model.onnx"},
         "encoder": section,
@@ -127,7 +132,14 @@ def fill_encoder(
     return fields, _report(origin, stage, chosen, reference)
 
 
-def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bool) -> None:
+def quantization_of(recipe: EncoderRecipe) -> dict[str, Any]:
+    """The manifest's field ``quantization``."""
+    groups = [{"group": "*", "bits": recipe.bits, "group_size": 0}]
+    return {"recipe": recipe.stored, "groups": groups}
+
+
+def quantize_graph(source: Path, out: Path, on_progress: OnProgress | None, debug: bool) -> None:
+    """Writes the int8 form of the graph ``source`` to ``out``."""
     task = {"source": str(source), "out": str(out)}
     run_module("graph.encoder_worker", task, "the quantization", on_progress=on_progress, debug=debug)
 

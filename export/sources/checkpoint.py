@@ -55,11 +55,12 @@ GGUF_ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 
-# Encoders whose token vectors optimum exports under the names that the engine expects.
+# Encoders whose token vectors optimum or torch exports under the names that the engine expects.
 ENCODERS = (
     "AlbertModel",
     "BertModel",
     "CamembertModel",
+    "DebertaV2Model",
     "DistilBertModel",
     "ElectraModel",
     "MPNetModel",
@@ -68,10 +69,23 @@ ENCODERS = (
     "XLMRobertaModel",
 )
 
+BY_TORCH = ("DebertaV2Model",)
+"""Encoders whose graph torch's exporter writes by default."""
+
 READERS = tuple(
     f"{family}ForSequenceClassification" for family in ("Bert", "Camembert", "Roberta", "XLMRoberta")
 )
 """Cross-encoders: architectures with a classification head that the export can read."""
+GLINER_CONFIG = "gliner_config.json"
+ZERO_SHOT = ("GLiClass", "GLiClassModel", "GLiNER")
+"""Zero-shot models of GLiClass and GLiNER; ``sources.zero_shot`` checks them."""
+CLASSIFIERS = tuple(
+    f"{family}ForSequenceClassification"
+    for family in ("Bert", "Camembert", "DebertaV2", "DistilBert", "ModernBert", "Roberta", "XLMRoberta")
+)
+"""Classifiers, of which those for natural-language inference can be exported."""
+_BY_TYPE = {"deberta-v2": "DebertaV2Model", "GLiClass": "GLiClass", "GLiNER": "GLiNER"}
+"""``model_type`` -> class, for checkpoints whose configuration names no class."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Suffixes of a checkpoint's configuration, chat template and tokenizer."""
@@ -120,7 +134,7 @@ def examine_local(path: Path, kind: Kind, source: Source | None = None, revised:
 
 def examine_folder(path: Path, kind: Kind, source: Source | None = None, revised: str = "") -> Origin:
     """Checks a checkpoint folder; see ``examine_local``."""
-    config = read_config(path / "config.json")
+    config = read_model_config(path, kind)
     architecture = check_architecture(config, kind, str(path))
     check_tokenizer_names({file.name for file in path.iterdir()}, str(path))
     if kind == "decoder" and not _folder_has_chat_template(path):
@@ -133,6 +147,15 @@ def examine_folder(path: Path, kind: Kind, source: Source | None = None, revised
     if source is None:
         source = Source(id=path.resolve().name, revision=_digest_of(files), licence=licence_of(path))
     return Origin(path, architecture, weights, source, revised)
+
+
+def read_model_config(path: Path, kind: Kind) -> dict[str, Any]:
+    """``config.json`` of a checkpoint folder, or a stand-in for a GLiNER, whose configuration has another
+    name. :raises ExportError: see ``read_config``."""
+    if kind == "encoder" and (path / GLINER_CONFIG).is_file():
+        read_config(path / GLINER_CONFIG)
+        return {"architectures": ["GLiNER"]}
+    return read_config(path / "config.json")
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -156,7 +179,9 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
     """
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else None
-    known = {"decoder": DECODERS, "encoder": ENCODERS, "reader": READERS}[kind]
+    if architecture is None and kind == "encoder":
+        architecture = _BY_TYPE.get(str(config.get("model_type")))
+    known = {"decoder": DECODERS, "encoder": (*ENCODERS, *ZERO_SHOT, *CLASSIFIERS), "reader": READERS}[kind]
     if architecture not in known:
         listed = ", ".join(_SUFFIX.sub("", name) for name in known)
         other = ""

@@ -19,6 +19,9 @@ from edgeslm.engine.calls import (
     Classify,
     Cost,
     Embed,
+    FindSpans,
+    IsCancelled,
+    LabelText,
     Output,
     Overflow,
     Point,
@@ -29,6 +32,8 @@ from edgeslm.engine.worker.heads import Head, Pointer, load_head, load_pointer, 
 from edgeslm.engine.worker.overflow import fit
 from edgeslm.engine.worker.prompt import load_tokenizer
 from edgeslm.engine.worker.waiting import set_waiting
+from edgeslm.engine.worker.zero_shot import load_zero_shot
+from edgeslm.engine.worker.zero_shot_model import ZeroShotModel
 from edgeslm.errors import BundleError
 from edgeslm.messages import Truncated
 
@@ -78,6 +83,7 @@ class Encoder:
             raise BundleError(
                 f"{path}: it doesn't give vectors of {self._section.dimension} numbers: {error}"
             ) from None
+        self._zero_shot = load_zero_shot(bundle, self._tokenizer, self._forward)
 
     def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
         """Returns the vectors [n, dimension] (float32), the total number of tokens, and the truncation: that
@@ -97,8 +103,15 @@ class Encoder:
             vectors[row] = self._pooled(self._forward(sequence))
         return vectors, sum(map(len, ids)), truncated
 
-    def run(self, call: Embed | Classify | Point | Read) -> Output:
-        """:raises RequestError: the error to report to the client."""
+    def run(
+        self,
+        call: Embed | Classify | Point | Read | LabelText | FindSpans,
+        cancelled: IsCancelled = lambda: False,
+    ) -> Output:
+        """:param cancelled: function polled between two passes.
+
+        :raises RequestError: the error to report to the client.
+        """
         match call:
             case Embed():
                 return self.run_embed(call)
@@ -108,6 +121,24 @@ class Encoder:
                 return self.run_point(call)
             case Read():
                 return self.run_read(call)
+            case LabelText():
+                found = self._labeller.label(call.text, call.labels, call.overflow, cancelled)
+                cost = Cost(prompt_tokens=found.tokens)
+                return Output(cost=cost, probabilities=found.probabilities, truncated=found.truncated)
+            case FindSpans():
+                return self.run_find(call)
+
+    @property
+    def _labeller(self) -> ZeroShotModel:
+        """:raises BundleError: the bundle has no zero-shot model."""
+        if self._zero_shot is None:
+            raise BundleError(f"{self.bundle.path}: labels nothing untaught; name a zero-shot bundle")
+        return self._zero_shot
+
+    def run_find(self, call: FindSpans) -> Output:
+        found = self._labeller.find(call.text, call.labels, call.overflow, call.least)
+        cost = Cost(prompt_tokens=found.tokens)
+        return Output(cost=cost, probabilities=found.best, places=found.places, truncated=found.truncated)
 
     def run_embed(self, call: Embed) -> Output:
         vectors, tokens, truncated = self.embed(call.texts, call.overflow)

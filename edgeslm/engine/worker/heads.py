@@ -13,6 +13,7 @@ from edgeslm.bundle.learned_task import LearnedField, LearnedSection
 from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
 from edgeslm.bundle.spans import Place, Run
 from edgeslm.engine.calls import Pointed
+from edgeslm.engine.worker.layers import check_arrays, read_arrays, softmax
 from edgeslm.errors import BundleError
 
 Floats = npt.NDArray[np.float32]
@@ -61,7 +62,7 @@ class Head(_WithCentroids):
 
     def probabilities(self, vectors: Floats) -> Floats:
         """Label probabilities [n, labels] of vectors [n, dimension]; each row sums to 1."""
-        return _softmax(vectors @ self._weight.T + self._bias)
+        return softmax(vectors @ self._weight.T + self._bias)
 
 
 class Pointer(_WithCentroids):
@@ -105,7 +106,7 @@ class Pointer(_WithCentroids):
         standing = [offsets[token] for token in tokens]
         found, begin = [], 0
         for number, (field, end) in enumerate(zip(self._fields, self._ends, strict=True)):
-            options = _softmax(logits[begin:end])
+            options = softmax(logits[begin:end])
             places: tuple[Run, ...] = ()
             of_places = [at for at in (field.place_option, field.negated_option) if at is not None]
             if tokens and any(options[at] >= _LEAST_SHARE for at in of_places):
@@ -239,7 +240,7 @@ def load_reader(bundle: Bundle) -> Reader:
     if section is None:
         raise BundleError(f"{bundle.path}: has no head, so it is not a reader")
     file = bundle.path / section.weights
-    arrays, dimension = _read_arrays(file), _dimension(bundle)
+    arrays, dimension = read_arrays(file), _dimension(bundle)
     shapes: dict[str, tuple[int, ...]] = {"weight": (1, dimension), "bias": (1,)}
     if "dense" in arrays:
         shapes |= {"dense": (dimension, dimension), "dense_bias": (dimension,)}
@@ -260,38 +261,19 @@ def _load(
         raise BundleError(f"{path}: learned on the encoder {needed}, but this is {encoder.digest}")
     verify_bundle(bundle)
     file = path / section.weights
-    return learned, file, _read_arrays(file)
-
-
-def _read_arrays(file: Path) -> Mapping[str, Floats]:
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name].astype(np.float32) for name in arrays}
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
-        raise BundleError(f"{file}: not the arrays of a head: {error}") from None
+    return learned, file, read_arrays(file)
 
 
 def _check(file: Path, arrays: Mapping[str, Floats], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """:raises BundleError: an array has the wrong shape, or a number isn't finite."""
-    for name, shape in shapes.items():
-        found = arrays[name].shape if name in arrays else "none"
-        if found != shape:
-            raise BundleError(f"{file}: {name} has shape {found}, {shape} is needed")
+    check_arrays(file, arrays, shapes)
     centroids, dimension = arrays.get("centroids"), shapes["weight"][-1]
     if centroids is not None and (centroids.ndim != 2 or centroids.shape[1] != dimension):
         raise BundleError(f"{file}: centroids have shape {centroids.shape}, [groups, {dimension}] is needed")
-    if not all(np.isfinite(values).all() for values in arrays.values()):
-        raise BundleError(f"{file}: holds numbers that are not finite")
 
 
 def _dimension(encoder: Bundle) -> int:
     return encoder.manifest.encoder.dimension if encoder.manifest.encoder else 0
-
-
-def _softmax(logits: Floats) -> Floats:
-    """Probabilities that sum to 1 along the last dimension."""
-    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exp / exp.sum(axis=-1, keepdims=True), np.float32)
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -192,7 +192,7 @@ class Engine:
         if self._encoder is None:
             raise InternalError("this model is a decoder and can't embed")
         started = time.perf_counter()
-        output = self._encoder.run(call)
+        output = self._encoder.run(call, cancelled)
         cost = output.cost
         elapsed = (time.perf_counter() - started) * 1000
         return replace(output, cost=replace(cost, prefill_ms=elapsed))

@@ -1,6 +1,7 @@
 """Tiny encoders with random weights and the files of published embedding models; see ``tiny_models``.
 
 ``bge``: BERT, pooled by the first token. ``e5``: XLM-RoBERTa, mean pooling, prefixes before texts.
+``deberta``: DeBERTa-v2 with relative positions.
 ``modernbert``: ModernBERT with a byte-level BPE. All with sentence-transformers' files.
 """
 
@@ -37,7 +38,7 @@ _WORDS = (
 
 def make(name: str, folder: Path) -> None:
     pooling = "cls" if name == "bge" else "mean"
-    {"bge": _bge, "e5": _e5, "modernbert": _modernbert}[name](folder)
+    {"bge": _bge, "e5": _e5, "modernbert": _modernbert, "deberta": _deberta}[name](folder)
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -67,11 +68,11 @@ def _bge(folder: Path) -> None:
     _save(bare, folder, pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]")
 
 
-def _e5(folder: Path) -> None:
+def _unigram(lead: str, mid: str, tail: str) -> tuple[Any, int]:
+    """A SentencePiece tokenizer and its size; ``lead`` and ``tail`` surround a text, ``mid`` parts a pair."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import XLMRobertaConfig, XLMRobertaModel
 
-    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces = [(lead, 0.0), ("<pad>", 0.0), (tail, 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -3.0) for word in _WORDS]
     pieces += [
         (letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!"
@@ -79,13 +80,43 @@ def _e5(folder: Path) -> None:
     bare = Tokenizer(models.Unigram(pieces, unk_id=3))
     bare.pre_tokenizer = pre_tokenizers.Metaspace()
     bare.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single=f"{lead} $A {tail}",
+        pair=f"{lead} $A {mid} $B:1 {tail}:1" if lead == "[CLS]" else f"{lead} $A {mid} {mid} $B {tail}",
+        special_tokens=[(lead, 0), (tail, 2)],
     )
+    return bare, len(pieces)
+
+
+def _e5(folder: Path) -> None:
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    bare, size = _unigram("<s>", "</s>", "</s>")
     config = XLMRobertaConfig(
-        **_SHAPE, vocab_size=len(pieces), max_position_embeddings=130, type_vocab_size=1, pad_token_id=1
+        **_SHAPE, vocab_size=size, max_position_embeddings=130, type_vocab_size=1, pad_token_id=1
     )
     XLMRobertaModel(config).save_pretrained(folder)
     _save(bare, folder, pad="<pad>", unk="<unk>", cls="<s>", sep="</s>")
+
+
+def _deberta(folder: Path) -> None:
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    bare, size = _unigram("[CLS]", "[SEP]", "[SEP]")
+    config = DebertaV2Config(
+        **_SHAPE,
+        vocab_size=size,
+        max_position_embeddings=128,
+        type_vocab_size=0,
+        pad_token_id=1,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        position_buckets=32,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+    )
+    DebertaV2Model(config).save_pretrained(folder)
+    _save(bare, folder, pad="<pad>", unk="<unk>", cls="[CLS]", sep="[SEP]")
 
 
 def _modernbert(folder: Path) -> None:
@@ -99,7 +130,9 @@ def _modernbert(folder: Path) -> None:
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
     bare.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     config = ModernBertConfig(
         **{**_SHAPE, "num_hidden_layers": 4},  # global attention in every third layer, windowed in others

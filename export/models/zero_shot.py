@@ -1,0 +1,152 @@
+"""Zero-shot export: GLiClass, GLiNER and classifiers for natural-language inference as encoder bundles.
+
+The encoder is exported as any other, by torch's exporter; the layers after it are copied to ``layers.npz``.
+The report says how far the probabilities of the quantized model are from those of the float model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.bundle.writer import staged, write_manifest, write_report
+from edgeslm_export.evaluate.report_card import label_texts, load_encoder, measure_bundle
+from edgeslm_export.evaluate.similarity import TEXTS
+from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
+from edgeslm_export.jobs.subprocess_job import Announce, OnProgress, run_module
+from edgeslm_export.models.encoder import fill_encoder, quantization_of, quantize_graph
+from edgeslm_export.models.zero_shot_parts import LAYERS
+from edgeslm_export.sources.checkpoint import GLINER_CONFIG, Origin, bundle_name, read_config
+from edgeslm_export.sources.zero_shot import ZeroShotSource, read_gliclass, read_gliner, read_nli
+
+from edgeslm.bundle.manifest import Manifest
+from edgeslm.errors import ExportError
+
+LABELS = ("machine", "place", "person", "number")
+"""Labels by which float and quantized model are compared."""
+_MOST_APART = 0.03
+"""Largest mean difference of probabilities of a quantized model to the float model."""
+
+
+def read_zero_shot(origin: Origin, hypothesis: str | None = None) -> ZeroShotSource | None:
+    """What kind of zero-shot model a checkpoint is; None for another encoder.
+
+    :raises ExportError: a zero-shot model that can't be exported, or a hypothesis for another model.
+    """
+    folder = origin.path
+    if (folder / GLINER_CONFIG).is_file():
+        found: ZeroShotSource | None = read_gliner(folder)
+    elif read_config(folder / "config.json").get("model_type") == "GLiClass":
+        found = read_gliclass(folder)
+    else:
+        found = read_nli(folder, hypothesis)
+    if hypothesis is not None and (found is None or found.section.kind != "nli"):
+        raise ExportError("A hypothesis is for models of natural-language inference; leave it out.")
+    return found
+
+
+def export_zero_shot(
+    origin: Origin,
+    source: ZeroShotSource,
+    out: Path,
+    announce: Announce,
+    recipe: str = DEFAULT_RECIPE,
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> tuple[Manifest, dict[str, Any]]:
+    """Makes the bundle ``out``.
+
+    :return: the manifest; and measurements: speed, and the difference to the float model.
+    :raises ExportError: a step failed, or the quantized model is too far from the float model.
+    """
+    how: dict[str, Any] = {"on_progress": on_progress, "debug": debug}
+    with staged(out) as stage, tempfile.TemporaryDirectory(prefix="zero-shot-") as name:
+        parts = Path(name) / "encoder"
+        parts.mkdir()
+        task = {
+            "source": str(origin.path),
+            "out": str(parts),
+            "kind": source.section.kind,
+            "prefix": source.prefix,
+            "encoder": dict(source.encoder),
+        }
+        told = run_module("models.zero_shot_parts", task, "reading the checkpoint", **how)
+        fields, report = fill_encoder(
+            replace(origin, path=parts), stage, announce, "float", by="torch", **how
+        )
+        shutil.copyfile(parts / LAYERS, stage / LAYERS)
+        fields |= _fields(origin, source, told, fields, recipe)
+        _protect_tokens(stage, source)
+        write_manifest(stage, fields)
+        floats = label_texts(load_encoder(stage, 1), TEXTS, LABELS)
+        report |= {"zero_shot": source.section.kind, "recipe": RECIPES[recipe].stored}
+        if RECIPES[recipe].bits == 8:
+            _quantize(stage, Path(name), on_progress, debug)
+            fields["quantization"] = quantization_of(RECIPES[recipe])
+            write_manifest(stage, fields)
+            report |= _apart(floats, label_texts(load_encoder(stage, 1), TEXTS, LABELS))
+            size = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
+            report |= {"weight_bytes": size, "bits_per_weight": round(size * 8 / origin.weights, 3)}
+        write_report(stage, report)
+        manifest = write_manifest(stage, fields)
+        measured = measure_bundle(stage, **how)
+    return manifest, {**measured, **{key: report[key] for key in ("probabilities",) if key in report}}
+
+
+def _fields(
+    origin: Origin, source: ZeroShotSource, told: dict[str, Any], fields: dict[str, Any], recipe: str
+) -> dict[str, Any]:
+    """Fields of the manifest that differ from the encoder's."""
+    changes: dict[str, Any] = {}
+    pooling = told.get("pooling", "mean")
+    if source.section.kind == "gliclass" and source.section.scale is not None:
+        changes["scale"] = told.get("scale", 1.0)
+    if source.section.kind == "nli":
+        changes |= {name: told[name] for name in ("activation", "segments")}
+    return {
+        "name": bundle_name(origin.source.id, recipe),
+        "architecture": source.architecture,
+        "context_length": source.context_length,
+        "encoder": fields["encoder"].model_copy(update={"pooling": pooling, "normalize": False}),
+        "zero_shot": source.section.model_copy(update=changes),
+    }
+
+
+def _protect_tokens(stage: Path, source: ZeroShotSource) -> None:
+    """Marks the tokens between labels and text as special, so that a text can't contain them."""
+    if source.section.kind == "nli":
+        return
+    own = {source.section.label_token, source.section.text_token}
+    file = stage / "tokenizer.json"
+    tokenizer = json.loads(file.read_bytes())
+    for token in tokenizer["added_tokens"]:
+        if token["id"] in own:
+            token["special"] = True
+    file.write_text(json.dumps(tokenizer, ensure_ascii=False))
+
+
+def _quantize(stage: Path, work: Path, on_progress: OnProgress | None, debug: bool) -> None:
+    for file in sorted(stage.glob("model.onnx*")):
+        shutil.move(file, work / file.name)
+    quantize_graph(work / "model.onnx", stage / "model.onnx", on_progress, debug)
+
+
+def _apart(floats: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Differences of probabilities to the float model. :raises ExportError: they are too large."""
+    pairs = list(zip(floats, found, strict=True))
+    apart = [abs(one - other) for row, beside in pairs for one, other in zip(row, beside, strict=True)]
+    same = [row.index(max(row)) == beside.index(max(beside)) for row, beside in pairs]
+    mean = sum(apart) / len(apart)
+    if not mean <= _MOST_APART:
+        raise ExportError(
+            f"The quantized model's probabilities differ by {mean:.3f} on average from the float model, and "
+            f"{_MOST_APART} is allowed; export it with --recipe float."
+        )
+    figures = {"mean_apart": round(mean, 5), "most_apart": round(max(apart), 5)}
+    return {"probabilities": {**figures, "same_label": round(sum(same) / len(same), 4)}}

@@ -1,0 +1,223 @@
+"""Zero-shot checkpoint split: child process that divides a checkpoint into its encoder and the layers after
+it.
+
+Runs as ``python -m edgeslm_export.models.zero_shot_parts`` (see ``subprocess_job``) with ``source``,
+``out``, ``kind``, ``prefix`` and ``encoder``, the encoder's configuration. Writes a checkpoint of the
+encoder to ``out``, and the layers as ``LAYERS`` under the names that ``engine.worker`` reads. Weights are
+read as safetensors or by torch's loader of weights alone; no code of a checkpoint runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.sources.checkpoint import SETTINGS, weight_files
+
+from edgeslm.errors import ExportError
+
+LAYERS = "layers.npz"
+_OWN = frozenset({"config.json", "gliner_config.json", "encoder_config.json"})
+_MAY_MISS = ("position_ids", "pooler.")
+"""Parts of names of weights that an encoder's last hidden states don't depend on."""
+
+_GLICLASS = {
+    "text_projector.linear_1": "text_in",
+    "text_projector.linear_2": "text_out",
+    "classes_projector.linear_1": "label_in",
+    "classes_projector.linear_2": "label_out",
+    "scorer.proj_text": "score_text",
+    "scorer.proj_label": "score_label",
+    "scorer.out_mlp.0": "score_in",
+    "scorer.out_mlp.3": "score_out",
+    "scorer.mlp.0": "score_0",
+    "scorer.mlp.2": "score_1",
+    "scorer.mlp.4": "score_2",
+}
+_GLINER = {
+    "token_rep_layer.projection": "projection",
+    "prompt_rep_layer.0": "label_in",
+    "prompt_rep_layer.3": "label_out",
+    "span_rep_layer.span_rep_layer.project_start.0": "start_in",
+    "span_rep_layer.span_rep_layer.project_start.3": "start_out",
+    "span_rep_layer.span_rep_layer.project_end.0": "end_in",
+    "span_rep_layer.span_rep_layer.project_end.3": "end_out",
+}
+_SPANS = "span_rep_layer.span_rep_layer.out_project"
+
+
+def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Runs in the child process. :return: ``scale`` (of normalized vectors); or of a classifier
+    ``activation``, ``pooling`` and ``segments``."""
+    import numpy as np
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    reporter.progress(0, 4, "loading libraries")
+    source, out, kind = Path(task["source"]), Path(task["out"]), task["kind"]
+    found: dict[str, Any] = {}
+    if kind == "nli":
+        encoder, layers, found = _classifier(source)
+    else:
+        tensors = _without_wrapper(load_tensors(source), task["prefix"])
+        encoder = _encoder(task["encoder"], tensors, task["prefix"])
+        layers = _gliclass(tensors) if kind == "gliclass" else _gliner(tensors)
+        if kind == "gliclass" and "model.logit_scale" in tensors:
+            found["scale"] = float(tensors["model.logit_scale"])
+    encoder.config.architectures = [type(encoder).__name__]
+    encoder.save_pretrained(out)
+    for file in source.iterdir():
+        is_own = file.name in _OWN or file.name.endswith(".index.json")
+        if file.suffix in SETTINGS and file.is_file() and not is_own:
+            shutil.copyfile(file, out / file.name)
+    arrays = {name: value.detach().float().numpy() for name, value in layers.items()}
+    np.savez(out / LAYERS, **arrays)
+    return found
+
+
+def load_tensors(source: Path) -> dict[str, Any]:
+    """All tensors of a checkpoint, float32. :raises ExportError: a file holds anything else, or can't be
+    read."""
+    import torch
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = {}
+    for file in weight_files(source):
+        try:
+            if file.suffix == ".safetensors":
+                found |= load_file(file)
+            else:
+                found |= torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # of many kinds
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ExportError(f"{file} holds more than weights, or is damaged: {reason}") from None
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in found.items()
+        if torch.is_tensor(value)
+    }
+
+
+def _without_wrapper(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Tensors without the ``model.`` that some versions of a library put before all names."""
+    wrapped = f"model.{prefix}"
+    if any(name.startswith(wrapped) for name in tensors):
+        return {name.removeprefix("model."): value for name, value in tensors.items()}
+    return tensors
+
+
+def _encoder(config: Mapping[str, Any], tensors: Mapping[str, Any], prefix: str) -> Any:
+    """The encoder with its weights. :raises ExportError: weights are missing or left over."""
+    from transformers import AutoConfig, AutoModel
+
+    settings = {name: value for name, value in config.items() if name != "model_type"}
+    table = next((value for name, value in tensors.items() if _is_table(name, prefix)), None)
+    if table is None:
+        raise ExportError(f"The checkpoint has no weights under {prefix}, so its encoder can't be read.")
+    settings["vocab_size"] = table.shape[0]  # special tokens were added
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    model = AutoModel.from_config(AutoConfig.for_model(config["model_type"], **settings))
+    try:
+        wrong = model.load_state_dict(own, strict=False)
+    except RuntimeError as error:  # shapes
+        raise ExportError(f"The encoder's weights don't fit its configuration: {error}") from None
+    names = [*wrong.missing_keys, *wrong.unexpected_keys]
+    left = [name for name in names if not any(part in name for part in _MAY_MISS)]
+    if left:
+        raise ExportError(f"The encoder's weights don't fit its configuration: {', '.join(left[:5])}.")
+    return model.eval()
+
+
+def _is_table(name: str, prefix: str) -> bool:
+    ends = ("word_embeddings.weight", "tok_embeddings.weight")
+    return name.startswith(prefix) and name.endswith(ends)
+
+
+def _gliclass(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    own = {name.removeprefix("model."): value for name, value in tensors.items()}
+    return {**_renamed(own, _GLICLASS), **_lstm(own, "lstm.lstm.")}
+
+
+def _gliner(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    last = {f"{_SPANS}.0": "span_in", f"{_SPANS}.3": "span_out", _SPANS: "span_out"}
+    return {**_renamed(tensors, {**_GLINER, **last}), **_lstm(tensors, "rnn.lstm.")}
+
+
+def _renamed(tensors: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for before, after in names.items():
+        for part in ("weight", "bias"):
+            if f"{before}.{part}" in tensors:
+                found[f"{after}.{part}"] = tensors[f"{before}.{part}"]
+    return found
+
+
+def _lstm(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Arrays of a bidirectional LSTM of PyTorch; its two biases are added."""
+    found: dict[str, Any] = {}
+    layer = 0
+    while f"{prefix}weight_ih_l{layer}" in tensors:
+        for way, suffix in (("forward", ""), ("backward", "_reverse")):
+            at = f"lstm.{layer}.{way}"
+            one = {part: tensors[f"{prefix}{part}_l{layer}{suffix}"] for part in _LSTM_PARTS}
+            found |= {f"{at}.input": one["weight_ih"], f"{at}.hidden": one["weight_hh"]}
+            found[f"{at}.bias"] = one["bias_ih"] + one["bias_hh"]
+        layer += 1
+    return found
+
+
+_LSTM_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def _classifier(source: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Encoder and layers of a sequence classifier, and its ``activation``, ``pooling`` and ``segments``.
+
+    :raises ExportError: its head is of an unknown kind.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, dtype=torch.float32, local_files_only=True, weights_only=True
+    )
+    config, encoder = model.config, model.base_model
+    head: Any = getattr(model, "classifier", None)
+    dense: Any = None
+    norm: Any = None
+    pooling, activation = "cls", "tanh"
+    if config.model_type == "modernbert":
+        dense, norm = model.head.dense, model.head.norm
+        activation, pooling = config.classifier_activation, config.classifier_pooling
+        if getattr(norm, "eps", 1e-5) != 1e-5:
+            raise ExportError(f"{source} normalizes with another epsilon than 1e-5.")
+    elif hasattr(model, "pre_classifier"):  # DistilBERT
+        dense, activation = model.pre_classifier, "relu"
+    elif config.model_type == "deberta-v2":
+        dense, activation = model.pooler.dense, config.pooler_hidden_act
+    elif hasattr(head, "out_proj"):  # RoBERTa and its like
+        dense, head = head.dense, head.out_proj
+        activation = "gelu" if config.model_type == "electra" else "tanh"
+    elif config.model_type == "albert":
+        dense = encoder.pooler
+    elif getattr(encoder, "pooler", None) is not None:
+        dense = encoder.pooler.dense
+    if not hasattr(head, "weight") or activation not in ("gelu", "relu", "tanh"):
+        raise ExportError(f"{source} has a classification head of a kind that isn't known.")
+    layers = {"class.weight": head.weight, "class.bias": head.bias}
+    if dense is not None:
+        bias = dense.bias if dense.bias is not None else torch.zeros(len(dense.weight))
+        layers |= {"dense.weight": dense.weight, "dense.bias": bias}
+    if norm is not None:
+        layers["norm.weight"] = norm.weight
+        if getattr(norm, "bias", None) is not None:
+            layers["norm.bias"] = norm.bias
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    found = {"activation": activation if dense is not None else None, "pooling": pooling}
+    return encoder, layers, {**found, "segments": "token_type_ids" in tokenizer.model_input_names}
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(run))
