@@ -20,8 +20,10 @@ _BY_FAMILY = {"bert": "bge", "deberta": "deberta", "modernbert": "modernbert"}
 
 def encoder_of(family: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     """Writes the tokenizer of a tiny encoder with added tokens; returns the model, and its configuration."""
+    import torch
     from transformers import AutoModel, AutoTokenizer
 
+    torch.manual_seed(7)
     inner = folder / "inner"
     inner.mkdir(parents=True)
     tiny_encoders.make(_BY_FAMILY[family], inner)
@@ -120,8 +122,10 @@ def gliner(family: str, folder: Path, *, as_pickle: bool = True, **settings: Any
 
 def nli(family: str, folder: Path, labels: tuple[str, ...] = ("entailment", "not_entailment")) -> None:
     """A classifier of text pairs, or with other ``labels`` of texts."""
+    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    torch.manual_seed(7)
     inner = folder.with_name(f"{folder.name}-inner")
     inner.mkdir(parents=True)
     tiny_encoders.make(_BY_FAMILY[family], inner)
