@@ -177,8 +177,11 @@ def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> AnyTeac
         origin = resolve_source(options.teacher, "decoder", budget.announce)
         folder, revision = export_teacher(origin, work / "bundle", budget), origin.source.revision
     bundle = load_bundle(folder)
-    if bundle.manifest.learned is None and bundle.manifest.kind != "decoder":
-        raise ExportError(f"{folder} is not a trained task; use a trained bundle or a decoder.")
+    can_label = bundle.manifest.learned or bundle.manifest.kind == "decoder" or bundle.manifest.zero_shot
+    if not can_label:
+        raise ExportError(
+            f"{folder} is not a trained task; use a trained bundle, a decoder or a zero-shot model."
+        )
     base = folder if bundle.manifest.learned is None else find_base(folder, options.teacher_base)
     return Teacher(bundle, base, revision)
 

@@ -277,8 +277,9 @@ def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compar
     what = f"{bundle.path} is a bundle of kind {kind}"
     if kind != "decoder" and compared:
         raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
-    if kind != "decoder" and task is not None:
-        raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
+    is_untaught = kind == "decoder" or bundle.manifest.zero_shot is not None
+    if not is_untaught and task is not None:
+        raise ExportError(f"{what}; a task (--task) is for untrained models, a head brings its own.")
     if bundle.manifest.is_reader and (data is not None or task is not None):
         raise ExportError(f"{bundle.path} is a reader; labelled rows are for trained tasks.")
     if kind == "adapter" and bundle.manifest.learned is None:
@@ -286,8 +287,8 @@ def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compar
             f"{bundle.path} is an adapter; evaluate its base with labelled rows and a task that names it "
             "(--task)."
         )
-    if kind == "encoder" and data is not None:
-        raise ExportError(f"{what}; labelled rows are for decoders and trained tasks.")
+    if kind == "encoder" and not is_untaught and data is not None:
+        raise ExportError(f"{what}; labelled rows are for decoders, trained tasks and zero-shot models.")
     if task is not None and data is None:
         raise ExportError("A task (--task) says how rows are read: name the rows too.")
     for file in filter(None, (data, task)):
@@ -317,7 +318,7 @@ def _examine(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         return engine.run(call, lambda text: None, lambda: False)
 
     try:
-        return take_exam(exam, ask, reporter.progress)
+        return take_exam(exam, ask, reporter.progress, Path(task["bundle"]))
     finally:
         engine.close()
 

@@ -65,10 +65,15 @@ class Exam:
         bundle = Path(plain["bundle"]) if plain["bundle"] else None
         return cls(plain["name"], section, rows, bundle, plain["with_answers"])
 
-    def make_task(self) -> Task:
-        """The task to run. :raises ConfigError: the section doesn't fit the learned task."""
+    def make_task(self, model: Path | None = None) -> Task:
+        """The task to run.
+
+        :param model: the bundle of an untrained task's model, which may be a zero-shot encoder.
+        :raises ConfigError: the section doesn't fit the learned task or the model.
+        """
         bundle = None if self.bundle is None else load_bundle(self.bundle)
-        return make_task(self.name, self.section, bundle)
+        zero_shot = None if model is None or bundle is not None else load_bundle(model).manifest.zero_shot
+        return make_task(self.name, self.section, bundle, zero_shot=zero_shot)
 
 
 def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
@@ -111,9 +116,14 @@ def _section(data: Path, entry: Mapping[str, Any]) -> TaskSection:
 
 
 def take_exam(
-    exam: Exam, ask: Ask, on_progress: OnProgress = lambda done, total, what: None
+    exam: Exam,
+    ask: Ask,
+    on_progress: OnProgress = lambda done, total, what: None,
+    model: Path | None = None,
 ) -> dict[str, Any]:
     """Runs every row through the task.
+
+    :param model: see ``Exam.make_task``.
 
     :return: a dict with ``task``, ``rows`` (number of rows), ``ms_per_row`` (milliseconds for prompt, engine
         and parsing, after a warm-up), and the figures for the task's kind: those of ``accuracy_report`` or
@@ -122,11 +132,10 @@ def take_exam(
     """
     import asyncio
 
-    return asyncio.run(_take(exam, ask, on_progress))
+    return asyncio.run(_take(exam, exam.make_task(model), ask, on_progress))
 
 
-async def _take(exam: Exam, ask: Ask, on_progress: OnProgress) -> dict[str, Any]:
-    task = exam.make_task()
+async def _take(exam: Exam, task: Task, ask: Ask, on_progress: OnProgress) -> dict[str, Any]:
     await _outcome(task, exam.rows[0], ask)
     started = time.perf_counter()
     outcomes = []
@@ -262,7 +271,7 @@ def _confidence_report(
     their accuracy. The dict is empty if results have no confidence."""
     import numpy as np
 
-    if not task.is_head:
+    if not task.needs_encoder:
         return {}
     right = np.array(whole)
     told = [outcome.result["confidence"] if outcome is not None else 0.0 for outcome in outcomes]

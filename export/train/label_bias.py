@@ -34,6 +34,15 @@ _STEP: Final = 0.5
 _ROUNDING: Final = 1e-6
 
 
+def check_untaught(bundle: Path) -> None:
+    """:raises ExportError: the bundle is neither a decoder nor a zero-shot encoder."""
+    manifest = load_bundle(bundle).manifest
+    if manifest.kind != "decoder" and manifest.zero_shot is None:
+        raise ExportError(
+            f"{bundle} is not a decoder or zero-shot encoder; trained tasks are calibrated by tune."
+        )
+
+
 def measure_label_bias(
     name: str,
     section: TaskSection,
@@ -52,8 +61,7 @@ def measure_label_bias(
     """
     if section.kind != "classify" or not section.labels:
         raise ExportError(f"The task {name} must be of kind classify and list its labels.")
-    if load_bundle(bundle).manifest.kind != "decoder":
-        raise ExportError(f"{bundle} is not a decoder; trained tasks are calibrated by tune.")
+    check_untaught(bundle)
     single = list({bare_text(text): text for text in texts}.values())
     if len(single) < FEWEST_TEXTS:
         raise ExportError(f"{len(single)} different texts are too few; at least {FEWEST_TEXTS} are needed.")

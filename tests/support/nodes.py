@@ -110,6 +110,18 @@ def write_reader(folder: Path, head: bytes = b"layers of a fake reader") -> Path
     return folder
 
 
+def write_zero_shot(folder: Path, section: dict[str, Any]) -> Path:
+    """A bundle of the fake encoder with the manifest's ``section`` of a zero-shot model."""
+    layers = b"layers of a fake zero-shot model"
+    write_bundle(folder, "encoder")
+    (folder / "layers.npz").write_bytes(layers)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = {"path": "layers.npz", "bytes": len(layers), "sha256": hashlib.sha256(layers).hexdigest()}
+    changes = {"zero_shot": section, "files": [*manifest["files"], entry]}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+    return folder
+
+
 TASKS: dict[str, Any] = {
     "triage": {
         "kind": "classify",

@@ -33,7 +33,7 @@ from edgeslm.engine.worker.overflow import fit
 from edgeslm.engine.worker.prompt import load_tokenizer
 from edgeslm.engine.worker.waiting import set_waiting
 from edgeslm.engine.worker.zero_shot import load_zero_shot
-from edgeslm.engine.worker.zero_shot_model import ZeroShotModel
+from edgeslm.engine.worker.zero_shot_model import ZeroShotModel, quietly
 from edgeslm.errors import BundleError
 from edgeslm.messages import Truncated
 
@@ -122,7 +122,8 @@ class Encoder:
             case Read():
                 return self.run_read(call)
             case LabelText():
-                found = self._labeller.label(call.text, call.labels, call.overflow, cancelled)
+                with quietly():
+                    found = self._labeller.label(call.text, call.labels, call.overflow, cancelled)
                 cost = Cost(prompt_tokens=found.tokens)
                 return Output(cost=cost, probabilities=found.probabilities, truncated=found.truncated)
             case FindSpans():
@@ -136,7 +137,8 @@ class Encoder:
         return self._zero_shot
 
     def run_find(self, call: FindSpans) -> Output:
-        found = self._labeller.find(call.text, call.labels, call.overflow, call.least)
+        with quietly():
+            found = self._labeller.find(call.text, call.labels, call.overflow, call.least)
         cost = Cost(prompt_tokens=found.tokens)
         return Output(cost=cost, probabilities=found.best, places=found.places, truncated=found.truncated)
 

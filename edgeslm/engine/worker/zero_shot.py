@@ -10,7 +10,7 @@ from edgeslm.engine.worker.entailment import NliModel, nli_shapes
 from edgeslm.engine.worker.gliclass import GliclassModel, gliclass_shapes
 from edgeslm.engine.worker.gliner import GlinerModel, gliner_shapes
 from edgeslm.engine.worker.layers import check_arrays, read_arrays
-from edgeslm.engine.worker.zero_shot_model import Forward, TokenEncoder, ZeroShotModel
+from edgeslm.engine.worker.zero_shot_model import Forward, TokenEncoder, ZeroShotModel, quietly
 from edgeslm.errors import BundleError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def load_zero_shot(bundle: Bundle, tokenizer: Tokenizer, forward: Forward) -> Ze
         check_arrays(file, arrays, nli_shapes(section, arrays, dimension))
         model = NliModel(section, encoder_section.pooling, encoder, arrays)
     try:
-        model.probe()
+        with quietly():
+            model.probe()
     except Exception as error:  # onnxruntime raises a class of its own for each status code
         raise BundleError(f"{bundle.path}: it fails on a first text: {error}") from None
     return model

@@ -125,6 +125,11 @@ class ZeroShotModel:
         raise BundleError(f"{self._encoder.name}: a zero-shot model that {what}")
 
 
+def quietly() -> np.errstate:
+    """Context without warnings of numbers that aren't finite, which ``ZeroShotModel.finite`` refuses."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def check_labels(labels: Sequence[str]) -> None:
     """:raises InvalidRequest: there are no labels or too many, or one is empty or there twice."""
     if not 1 <= len(labels) <= MOST_LABELS:

@@ -9,7 +9,7 @@ import pytest
 from edgeslm.config.loader import parse_config
 from edgeslm.errors import ConfigError
 from edgeslm.serving.builder import build_deployment
-from tests.support.nodes import write_bundle
+from tests.support.nodes import write_bundle, write_zero_shot
 
 CONFIG = """
 node: hall
@@ -75,3 +75,41 @@ def test_an_answer_from_collections_needs_no_model_of_its_own(config: str) -> No
     alone = build_deployment(parse_config(sound.replace(", encoder: encoder", "") + tasks))
     assert alone.model_of("manual") is None
     assert alone.stages_of("manual") == ("words", "node:server/manual")
+
+
+def test_a_zero_shot_encoder_does_tasks_without_training(tmp_path: Path, config: str) -> None:
+    write_zero_shot(tmp_path / "labels", {"kind": "nli", "classes": 3, "entailment": 0})
+    head, _, _ = config.partition("knowledge:")
+    sound = head.replace("gone:", "labels:").replace("/gone", "/labels")
+    labels = "labels: [normal, critical]"
+    tasks = f"""tasks:
+  triage: {{kind: classify, stages: [labels, small], threshold: 0.8, {labels}}}
+"""
+    deployment = build_deployment(parse_config(sound + tasks))
+    assert deployment.stages_of("triage") == ("labels", "small")
+    assert [binding.task.needs_encoder for binding in deployment.bindings["triage"]] == [True, False]
+    wrong = """tasks:
+  vector: {kind: embed, model: labels}
+  fields: {kind: extract, model: labels, schema: {type: object, properties: {a: {type: string}}}}
+  say: {kind: generate, model: labels}
+"""
+    with pytest.raises(ConfigError) as caught:
+        build_deployment(parse_config(sound + wrong))
+    only = "a zero-shot model of kind nli labels texts, for tasks of kind classify"
+    assert caught.value.problems == [f"tasks.{name}.model: {only}" for name in ("vector", "fields", "say")]
+
+
+def test_fields_of_a_zero_shot_encoder_have_a_confidence_for_stages(tmp_path: Path, config: str) -> None:
+    section = {"kind": "gliner", "label_token": 1, "text_token": 2, "longest": 8, "most_words": 99}
+    write_zero_shot(tmp_path / "spans", section)
+    head, _, _ = config.partition("knowledge:")
+    sound = head.replace("gone:", "spans:").replace("/gone", "/spans")
+    tasks = """tasks:
+  fields:
+    kind: extract
+    stages: [spans, small]
+    threshold: 0.7
+    schema: {type: object, properties: {a: {type: string}}}
+"""
+    first, last = build_deployment(parse_config(sound + tasks)).bindings["fields"]
+    assert (first.task.section.threshold, last.task.section.threshold) == (0.7, 0.0)
