@@ -103,7 +103,9 @@ def test_what_cant_be_measured_is_refused(
 
 
 def test_a_trained_task_is_refused(head: Teacher) -> None:
-    with pytest.raises(ExportError, match="is not a decoder; trained tasks are calibrated by tune"):
+    with pytest.raises(
+        ExportError, match="is not a decoder or zero-shot encoder; trained tasks are calibrated by tune"
+    ):
         measure_label_bias("topic", section(), head.bundle.path, texts(16))
 
 
