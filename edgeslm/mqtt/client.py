@@ -50,6 +50,9 @@ UNSENT_BYTES = 1024 * 1024
 """Limit, in bytes, of unsent QoS 0 messages; above it, new QoS 0 messages, such as pieces of streamed
 answers, are dropped."""
 
+SUBSCRIBE_AGAIN_S = 1.0, 60.0
+"""First and longest pause, in seconds, before refused subscriptions are tried again."""
+
 OUTBOX_BYTES = 16 * 1024 * 1024
 """Limit, in bytes, of QoS 1 and 2 messages that are queued or that the broker hasn't acknowledged."""
 
@@ -115,6 +118,9 @@ class BusClient:
         self._receipts: deque[int] = deque()
         self._acked: set[int] = set()
         self._asked_for: dict[int, list[Subscription]] = {}
+        self._refused: dict[str, Subscription] = {}
+        self._subscribe_again_s = SUBSCRIBE_AGAIN_S[0]
+        self._subscribing_again: asyncio.TimerHandle | None = None
         self._unwanted: set[str] = set()
         self._unsent: deque[tuple[Sent, int]] = deque()
         self._unsent_bytes = 0
@@ -148,6 +154,7 @@ class BusClient:
         if not await asyncio.to_thread(network.stop, timeout_s):
             log.warning("the network thread didn't end within %g s", timeout_s)
         self._link = None
+        self._forget_receipts()
         for parcel in self._outbox.clear():
             parcel.settle(BrokerError("The node stopped before the broker had acknowledged the message."))
         if not self._failed.done():
@@ -215,7 +222,8 @@ class BusClient:
         """Subscribes on this connection; call this method from ``connected``. A filter that is a string gets
         QoS 1.
 
-        A refused subscription is logged as an error, unless the subscription is optional.
+        A refused subscription is logged as an error, and is tried again after growing pauses, unless the
+        subscription is optional.
         """
         packets: dict[int | None, list[Subscription]] = {}
         takes_identifiers = self._welcome is not None and self._welcome.identifiers_available
@@ -231,6 +239,8 @@ class BusClient:
     def unsubscribe(self, filters: Iterable[str]) -> None:
         """Unsubscribes now, or after the next connect."""
         self._unwanted.update(filters)
+        for one in self._unwanted:
+            self._refused.pop(one, None)
         if self._link is not None and self._unwanted:
             self._link.unsubscribe(sorted(self._unwanted))
             self._unwanted.clear()
@@ -389,17 +399,35 @@ class BusClient:
             if failure and one.optional:
                 log.debug("the broker refuses the subscription to %s: %s", one.filter, failure)
             elif failure:
-                log.error(
-                    "the broker refuses the subscription to %s: %s; allow it there", one.filter, failure
-                )
                 sentence = f"The broker refuses the subscription to {one.filter} ({failure}); allow it there."
                 if sentence not in self._shortcomings:
+                    log.error(
+                        "the broker refuses the subscription to %s: %s; allow it there", one.filter, failure
+                    )
                     self._shortcomings.append(sentence)
+                self._refused[one.filter] = one
+            elif self._refused.pop(one.filter, None) is not None:
+                log.warning("the broker accepts the subscription to %s now", one.filter)
+                refusal = f"The broker refuses the subscription to {one.filter} ("
+                self._shortcomings = [told for told in self._shortcomings if not told.startswith(refusal)]
+        if self._refused and self._subscribing_again is None:
+            pause_s = self._subscribe_again_s
+            self._subscribe_again_s = min(2 * pause_s, SUBSCRIBE_AGAIN_S[1])
+            self._subscribing_again = self._loop.call_later(pause_s, self._subscribe_again)
+
+    def _subscribe_again(self) -> None:
+        self._subscribing_again = None
+        self.subscribe(list(self._refused.values()))
 
     def _forget_receipts(self) -> None:
         self._receipts.clear()
         self._acked.clear()
         self._asked_for.clear()
+        self._refused.clear()
+        self._subscribe_again_s = SUBSCRIBE_AGAIN_S[0]
+        if self._subscribing_again is not None:
+            self._subscribing_again.cancel()
+            self._subscribing_again = None
 
     @staticmethod
     def _guarded(call: Callable[..., None], *values: object) -> bool:

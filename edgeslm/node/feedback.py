@@ -74,9 +74,12 @@ class Corrections:
     def is_full(self) -> bool:
         return self._waiting >= MOST_WAITING
 
-    async def take(self, payload: bytes, *, retained: bool = False, by: str = "") -> None:
+    async def take(
+        self, payload: bytes, *, retained: bool = False, again: bool = False, by: str = ""
+    ) -> None:
         """Stores the correction in the payload of a feedback message by the sender ``by``. Corrections in
-        retained messages are rejected."""
+        retained messages are rejected. ``again``: the broker delivers the message again; a correction that
+        was stored the first time isn't stored twice."""
         self._waiting += 1
         try:
             if retained:
@@ -84,7 +87,8 @@ class Corrections:
                     "a retained correction is repeated by the broker; send it without retain"
                 )
             correction = replace(self._correction(parse_feedback(payload)), by=by)
-            await asyncio.to_thread(self._store.keep, correction)
+            if not again or not await asyncio.to_thread(self._store.has, correction):
+                await asyncio.to_thread(self._store.keep, correction)
             if self._feed is not None:
                 self._feed.correct(correction)
         except (InvalidRequest, FeedbackError) as error:

@@ -255,4 +255,5 @@ class Pipeline:
     async def _correct(self, held: InFlight, sender: str) -> None:
         async with self._admission.hold(held):
             delivery = held.delivery
-            await self._corrections.take(delivery.payload, retained=delivery.retain, by=sender)
+            retained, again = delivery.retain, delivery.dup
+            await self._corrections.take(delivery.payload, retained=retained, again=again, by=sender)

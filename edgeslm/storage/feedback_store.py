@@ -154,6 +154,18 @@ class FeedbackStore:
 
         _rewrite(self.file(task), lambda lines: [decided(line) for line in lines])
 
+    def has(self, correction: Correction) -> bool:
+        """Whether the newest row of the correction's text is this correction, whenever it was stored.
+
+        :raises FeedbackError: the file can't be read.
+        """
+        wanted = json.loads(correction.encode(datetime.datetime.now(datetime.UTC)))
+        del wanted["at"]
+        for row in reversed(self.rows(correction.task)):
+            if row["text"] == correction.text:
+                return bool({key: row[key] for key in row if key not in ("at", "accepted")} == wanted)
+        return False
+
     def keep(self, correction: Correction) -> Path:
         """Appends a correction to the task's file. :return: the file. :raises FeedbackError: the file can't
         be written, or is full."""

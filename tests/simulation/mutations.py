@@ -77,7 +77,7 @@ def find(patch: Path, minutes: float) -> Found:
             first += CHUNK
             if invariant:
                 took_s = time.monotonic() - began_at
-                return Found(patch.stem, invariant, seed, (seed or first) + 1, took_s)
+                return Found(patch.stem, invariant, seed, first if seed is None else seed + 1, took_s)
     return Found(patch.stem, "", None, first, time.monotonic() - began_at)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 from edgeslm.config.fields import Window
 from edgeslm.config.loader import Config
-from edgeslm.errors import BrokerError, Busy, Poisoned
+from edgeslm.errors import BrokerError, Busy, InvalidRequest, Poisoned
 from edgeslm.messages import ErrorBody, Request
 from edgeslm.mqtt.client import NeverFits, Subscription
 from edgeslm.mqtt.publisher import too_large
@@ -250,6 +251,13 @@ class RouteAnswers:
                 await self.backend.publisher.publish(replace(message, payload=refused))
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
+            lost = Request(work.task or "", "", id_of(payload), work.topic)
+            await self.backend.publisher.report_dead(lost, ErrorBody.of(InvalidRequest(str(error))))
+
+
+def id_of(payload: bytes) -> str:
+    """The id of an encoded result."""
+    return str(json.loads(payload)["id"])
 
 
 class Ticket:

@@ -11,6 +11,7 @@ import pytest
 from edgeslm.node.in_flight import Admission, InFlight
 from tests.simulation import mutations, seeds
 from tests.simulation.faults import Fault
+from tests.simulation.world import play
 from tests.support.paths import ROOT
 
 WORKERS = 4
@@ -52,6 +53,10 @@ def test_a_wrong_change_is_found_and_told_with_few_faults(
     said = capsys.readouterr().out
     assert "seed 2 with 0 of 60 faults: acknowledged early" in said
     assert "VIOLATION acknowledged early" in said
+
+
+def test_a_refused_subscription_is_tried_again_on_the_same_connection() -> None:
+    assert not play(0, [Fault(0.0, "refuse_subscription", 4.0)]).violations
 
 
 def test_the_fewest_faults_are_those_that_are_needed() -> None:

@@ -211,3 +211,16 @@ def test_what_a_task_cant_learn_from_says_why(correction: Correction, sentence: 
     with pytest.raises(InvalidRequest) as caught:
         check_correction(TASKS[correction.task], correction)
     assert str(caught.value) == sentence
+
+
+def test_a_correction_that_the_broker_delivers_again_is_kept_once(node: Node) -> None:
+    def deliver(label: str, *, again: bool) -> None:
+        message = {"task": "triage", "input": "Fire!", "label": label}
+        asyncio.run(node.corrections.take(json.dumps(message).encode(), again=again, by="desk-3"))
+
+    deliver("critical", again=True)  # the first delivery was lost with the node
+    deliver("critical", again=True)
+    assert node.rows() == [("Fire!", "critical")]
+    deliver("normal", again=False)
+    deliver("critical", again=False)
+    assert [label for _, label in node.rows()] == ["critical", "normal", "critical"]
