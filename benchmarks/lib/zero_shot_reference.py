@@ -7,7 +7,8 @@ compares its probabilities with those of the library gliclass or gliner, or of t
 those texts of ``edgeslm_export.evaluate.similarity`` that fit into the context. The libraries aren't among
 the project's packages; install them without their dependencies and put them on PYTHONPATH: ``pip install
 --no-deps --target DIR gliclass==0.1.21 gliner==0.2.29``. Prints a row for each checkpoint, then one JSON
-line."""
+line.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ Runs as ``python -m edgeslm_export.graph.encoder_graph`` with a task on standard
 ``texts``. The result equals that of ``models/optimum_worker.py``: the folder ``float`` with graph, tokenizer
 and configuration, and ``reference.npy``. The graph gives the last hidden states. It is made by tracing,
 whose result doesn't depend on the example's length for the families in ``checkpoint.ENCODERS``;
-``models.encoder`` compares vectors of texts of different lengths."""
+``models.encoder`` compares vectors of texts of different lengths.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@ model.
 
 optimum runs in its own environment (``optimum_env``), torch's exporter in this one
 (``graph.encoder_graph``). This module runs the steps in order, reads the model's pooling from
-sentence-transformers' files and writes the manifest."""
+sentence-transformers' files and writes the manifest.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ it.
 Runs as ``python -m edgeslm_export.models.zero_shot_parts`` (see ``subprocess_job``) with ``source``,
 ``out``, ``kind``, ``prefix`` and ``encoder``, the encoder's configuration. Writes a checkpoint of the
 encoder to ``out``, and the layers as ``LAYERS`` under the names that ``engine.worker`` reads. Weights are
-read as safetensors or by torch's loader of weights alone; no code of a checkpoint runs."""
+read as safetensors or by torch's loader of weights alone; no code of a checkpoint runs.
+"""
 
 from __future__ import annotations
 

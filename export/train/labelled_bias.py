@@ -1,0 +1,133 @@
+"""Label bias of an untrained model from a few labelled messages, kept only where it helps.
+
+The bias of each label maximizes the likelihood of the labels with an L2 penalty on its logarithm. The
+penalty, and whether there is a bias at all, is chosen by leaving out one message at a time, so that few rows
+can't make a model worse than it is on them. Nodes divide by the biases, as by those of ``label_bias``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgeslm_export.data.rows import LabelledRow
+from edgeslm_export.evaluate.report_card import examine_bundle
+from edgeslm_export.evaluate.task_eval import Exam
+from edgeslm_export.jobs.subprocess_job import OnProgress
+from edgeslm_export.train.label_bias import check_untaught
+
+from edgeslm.bundle.calibration import LEAST_PROBABILITY
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+FEWEST_ROWS: Final = 10
+MOST_ROWS: Final = 200
+"""More rows are sampled: each is left out once, for each penalty."""
+PENALTIES: Final = (0.3, 1.0, 3.0, 10.0)
+_NEWTON_STEPS: Final = 12
+_DIGITS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledBias:
+    """The biases, which sum to 1; None if they don't help. ``right`` is the number of ``rows`` with the right
+    label without biases, and ``right_with`` with biases that were fitted without the row."""
+
+    biases: dict[str, float] | None
+    rows: int
+    right: int
+    right_with: int
+
+
+def measure_labelled_bias(
+    name: str,
+    section: TaskSection,
+    bundle: Path,
+    rows: Sequence[LabelledRow],
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> LabelledBias:
+    """Runs the task on labelled rows, and fits each label's bias.
+
+    :raises ExportError: the task is not for an untrained model, or there are too few rows.
+    """
+    if section.kind != "classify" or not section.labels:
+        raise ExportError(f"The task {name} must be of kind classify and list its labels.")
+    check_untaught(bundle)
+    if len(rows) < FEWEST_ROWS:
+        raise ExportError(f"{len(rows)} labelled rows are too few; at least {FEWEST_ROWS} are needed.")
+    if len(rows) > MOST_ROWS:
+        rows = random.Random(0).sample(list(rows), MOST_ROWS)
+    exam = Exam(name, section.model_copy(update={"calibration": "none"}), rows, with_answers=True)
+    report = examine_bundle(bundle, exam, on_progress=on_progress, debug=debug)
+    pairs = [
+        (answer["scores"], row.label) for answer, row in zip(report["answers"], rows, strict=True) if answer
+    ]
+    return fit_bias([scores for scores, _ in pairs], [label for _, label in pairs], tuple(section.labels))
+
+
+def fit_bias(
+    scores: Sequence[Mapping[str, float]], truth: Sequence[str], labels: Sequence[str]
+) -> LabelledBias:
+    """:param scores: label probabilities of each message. :param truth: the right label of each."""
+    import numpy as np
+
+    logits = np.log(np.maximum([[of[label] for label in labels] for of in scores], LEAST_PROBABILITY))
+    wanted = np.array([labels.index(label) for label in truth])
+    before, right = _loss(logits, wanted), int((logits.argmax(axis=1) == wanted).sum())
+    tried = []
+    for penalty in PENALTIES:
+        held = np.empty_like(logits)
+        for row in range(len(logits)):
+            others = np.arange(len(logits)) != row
+            held[row] = logits[row] + _fitted(logits[others], wanted[others], penalty)
+        hits = int((held.argmax(axis=1) == wanted).sum())
+        tried.append((_loss(held, wanted), penalty, hits))
+    loss, penalty, hits = min(tried)
+    if not loss < before or hits < right:
+        return LabelledBias(None, len(logits), right, right)
+    bias = np.exp(-_fitted(logits, wanted, penalty))
+    rounded = [max(round(float(of), _DIGITS), LEAST_PROBABILITY) for of in bias / bias.sum()]
+    return LabelledBias(dict(zip(labels, rounded, strict=True)), len(logits), right, hits)
+
+
+def _fitted(logits: Floats, wanted: npt.NDArray[np.int64], penalty: float) -> Floats:
+    """Offsets [labels] that are added to logits [rows, labels], by Newton's method."""
+    import numpy as np
+
+    count = logits.shape[1]
+    offsets = np.zeros(count)
+    hits = np.bincount(wanted, minlength=count)
+    for _ in range(_NEWTON_STEPS):
+        shares = _softmax(logits + offsets)
+        slope = hits - shares.sum(axis=0) - penalty * offsets
+        bend = np.diag(shares.sum(axis=0) + penalty) - shares.T @ shares
+        offsets = offsets + np.clip(
+            np.linalg.solve(bend, slope), -1, 1
+        )  # far from the end, a step is too long
+    return offsets
+
+
+def _softmax(logits: Floats) -> Floats:
+    import numpy as np
+
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=1, keepdims=True))
+
+
+def _loss(logits: Floats, wanted: npt.NDArray[np.int64]) -> float:
+    """Mean negative log-likelihood."""
+    import numpy as np
+
+    shares = _softmax(logits)[np.arange(len(wanted)), wanted]
+    return float(-np.log(np.maximum(shares, LEAST_PROBABILITY)).mean())
