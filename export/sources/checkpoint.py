@@ -86,7 +86,14 @@ CLASSIFIERS = tuple(
 """Classifiers, of which those for natural-language inference can be exported."""
 _BY_TYPE = {"deberta-v2": "DebertaV2Model", "GLiClass": "GLiClass", "GLiNER": "GLiNER"}
 """``model_type`` -> class, for checkpoints whose configuration names no class."""
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "spm.model",
+)
 SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Suffixes of a checkpoint's configuration, chat template and tokenizer."""
 _SUFFIX = re.compile(r"For\w+$|Model$")

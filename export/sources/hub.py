@@ -19,6 +19,7 @@ from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.jobs.subprocess_job import Announce
 from edgeslm_export.sources.checkpoint import (
+    GLINER_CONFIG,
     Kind,
     Origin,
     check_architecture,
@@ -26,6 +27,7 @@ from edgeslm_export.sources.checkpoint import (
     examine_folder,
     examine_local,
     read_config,
+    read_model_config,
 )
 
 from edgeslm.bundle.manifest import Source
@@ -34,10 +36,10 @@ from edgeslm.bundle.ready_model import SMALL, check_names, check_weights, read_s
 from edgeslm.errors import ExportError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
-_SMALL = ("config.json", "tokenizer_config.json")
+_SMALL = ("config.json", "tokenizer_config.json", GLINER_CONFIG)
 _WANTED = re.compile(
-    r"config\.json|generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.\w+"
-    r"|merges\.txt|spiece\.model|chat_template\.\w+|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|\d_\w+/config\.json"
+    r"config\.json|gliner_config\.json|encoder_config\.json|generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.\w+"
+    r"|merges\.txt|spiece\.model|spm\.model|chat_template\.\w+|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|\d_\w+/config\.json"
 )
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PYTORCH = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
@@ -91,11 +93,11 @@ def fetch_checkpoint(hub_id: str, kind: Kind, announce: Announce, memory_a_weigh
         info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     check_tokenizer_names(set(sizes), hub_id)
-    if "config.json" not in sizes:
+    if not {"config.json", *([GLINER_CONFIG] if kind == "encoder" else ())} & sizes.keys():
         raise ExportError(f"{hub_id} has no config.json{_gguf_hint(sizes)}, so it is not a checkpoint.")
     with _hub_errors(hub_id):
         small = snapshot_download(repo, revision=info.sha, allow_patterns=list(_SMALL))
-    check_architecture(read_config(Path(small) / "config.json"), kind, hub_id)
+    check_architecture(read_model_config(Path(small), kind), kind, hub_id)
     if kind == "decoder" and not _has_chat_template(Path(small), set(sizes)):
         raise ExportError(f"{hub_id} has no chat template; use an instruct model.")
     weights = [name for name in sizes if _SAFETENSORS.fullmatch(name)]

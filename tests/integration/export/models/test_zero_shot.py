@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.models.encoder import export_encoder
 from edgeslm_export.models.zero_shot import export_zero_shot, read_zero_shot
 from edgeslm_export.sources.checkpoint import examine_local
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Embed, FindSpans, LabelText
 from edgeslm.errors import BundleError, Cancelled, ExportError, InternalError, InvalidRequest, TooLong
-from tests.support.export import tiny_zero_shot
+from tests.support.export import tiny_encoders, tiny_zero_shot
 
 pytestmark = pytest.mark.export
 
@@ -161,6 +162,16 @@ def test_numbers_that_arent_finite_are_an_error_and_not_nothing(gliner: Path) ->
     object.__setattr__(nowhere, "forward", lambda *what: forward(*what) * np.float32("nan"))
     with pytest.raises(InternalError, match="not finite"):
         encoder.run(FindSpans(TEXT, LABELS))
+
+
+def test_a_plain_deberta_is_exported_by_torch(tmp_path: Path) -> None:
+    """In this environment; the export compares its vectors with PyTorch's."""
+    (tmp_path / "source").mkdir()
+    tiny_encoders.make("deberta", tmp_path / "source")
+    origin = examine_local(tmp_path / "source", "encoder")
+    manifest, measured = export_encoder(origin, tmp_path / "out", lambda said: None, "float")
+    assert (manifest.architecture, manifest.embeds) == ("DebertaV2Model", True)
+    assert measured["cosine_to_float"]["lowest"] >= 0.9999
 
 
 def test_a_zero_shot_model_still_embeds_for_the_report(gliclass: Path) -> None:

@@ -77,6 +77,16 @@ def test_a_model_is_described_then_downloaded(hub: FakeHub) -> None:
     assert "training_args.bin" not in large
 
 
+def test_a_gliner_comes_without_config_json(hub: FakeHub) -> None:
+    (hub.remote / "config.json").rename(hub.remote / "gliner_config.json")
+    (hub.remote / "tokenizer.json").rename(hub.remote / "spm.model")
+    origin = resolve_source("owner/spans", "encoder", lambda said: None)
+    assert origin.architecture == "GLiNER"
+    assert {"gliner_config.json", "spm.model"} <= set(hub.downloads[1])
+    with pytest.raises(ExportError, match=r"has no config\.json"):
+        resolve_source("owner/spans", "decoder", lambda said: None)
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
