@@ -44,7 +44,8 @@ class Ask:
     done: list[tuple[float, int]] = field(default_factory=list)
     crashed_at: float = -1.0
     """When an engine or node last ended while it ran."""
-    reported: set[str] = field(default_factory=set)
+    kills: list[float] = field(default_factory=list)
+    """When the node was killed while it ran."""
 
     def is_expired(self, now: float) -> bool:
         """Whether the request, and so its result, has expired. Neither has to be delivered then."""

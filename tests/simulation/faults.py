@@ -19,6 +19,8 @@ KINDS: Final = {
     "partition": 3,
     "flap": 2,
     "refuse_subscription": 2,
+    "refuse_result": 2,
+    "stop": 4,
     "engine": 14,
     "disk_full": 2,
     "disk_error": 2,
@@ -52,7 +54,14 @@ def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
             amount = chance.randint(1, 80)
         elif kind in ("kill_io", "power_cut"):
             amount = chance.randint(1, 60)
-        elif kind in ("broker_kill", "broker_stop", "partition", "flap", "refuse_subscription"):
+        elif kind in (
+            "broker_kill",
+            "broker_stop",
+            "partition",
+            "flap",
+            "refuse_subscription",
+            "refuse_result",
+        ):
             amount = chance.uniform(0.05, 4.0)
         elif kind in ("disk_full", "disk_error", "slow_network"):
             amount = chance.uniform(0.1, 3.0)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tests.simulation.node import SimNode
     from tests.simulation.world import Outcome, World
 
-TRANSIENT = {"busy", "expired", "internal", "model_unavailable", "no_memory"}
+MOST_KILLS = 2
+"""A request in whose runs the node was killed this often must not run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,8 @@ class Ledger:
             for at, done_boot in ask.done
         ):
             self.violation("twice", f"{ask.name} ran twice in one process")
+        if sum(at > self.disk_trouble_at for at in ask.kills) >= MOST_KILLS:
+            self.violation("poison", f"{ask.name} ran again after the node was killed {len(ask.kills)} times")
         ask.runs.append((now, boot))
         self._running[node] = ask
 
@@ -165,6 +168,8 @@ class Ledger:
     def node_killed(self, daemon: Daemon | None) -> None:
         for ask in self._running.values():
             ask.crashed_at = self._loop.now
+            if daemon is not None:
+                ask.kills.append(self._loop.now)
         self._running.clear()
 
     def node_disconnected(self, daemon: Daemon) -> None:

@@ -35,7 +35,7 @@ class SimNode:
         self.boots = 0
         self.on_start: Callable[[Daemon], None] = lambda daemon: None
         self.on_killed: Callable[[], None] = lambda: None
-        self.failure: BaseException | None = None
+        self.on_ended: Callable[[BaseException | None], None] = lambda failure: None
 
     @property
     def is_up(self) -> bool:
@@ -67,12 +67,12 @@ class SimNode:
         except Exception as error:
             if process.is_dead:
                 return
-            self.failure = error
-            self.on_killed()
             self._end(process)
+            self.on_ended(error)
         else:
             if not process.is_dead:
                 self._end(process)
+                self.on_ended(None)
 
     def _end(self, process: Process) -> None:
         """The process ended on its own."""
@@ -80,6 +80,11 @@ class SimNode:
         self.disk.turn_off()
         self.loop.call_soon(bury, process, context=OUTSIDE)
         self.daemon = None
+
+    def stop(self) -> None:
+        """Like SIGTERM: the node drains, and ends."""
+        if self.is_up and self.process is not None and self.daemon is not None:
+            self.process.context.copy().run(self.daemon.request_stop)
 
     def kill(self) -> None:
         """Like ``kill -9``, now."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeslm.errors import EdgeslmError
 from edgeslm.node.daemon import Daemon
 from tests.simulation.apps import App, Ask
 from tests.simulation.broker import NOT_AUTHORIZED, Broker, Message
@@ -152,6 +153,15 @@ class World:
         delay_s = self._restarts.choice((0.01, 0.1, 0.5, 2.0)) * self._restarts.uniform(0.5, 1.5)
         self.loop.call_later(delay_s, self._restart, context=OUTSIDE)
 
+    def _ended(self, failure: BaseException | None) -> None:
+        self.note(f"the node ended ({failure})")
+        if failure is not None and not isinstance(failure, EdgeslmError):
+            self.ledger.violation("exception", f"the node ended: {failure!r}")
+        self._io_left = None
+        self.ledger.node_killed(None)
+        self.wire.cut_later(self.node.client)
+        self.loop.call_later(1.0, self._restart, context=OUTSIDE)
+
     def _restart(self) -> None:
         if self.is_over:
             return
@@ -216,6 +226,15 @@ class World:
                 NOT_AUTHORIZED if action == "subscribe" and client == self.node.client else 0
             )
             self.loop.call_later(amount, setattr, self.broker, "refuses", lambda *told: 0)
+        elif kind == "refuse_result":
+            self.broker.refuses = lambda client, action, topic: (
+                NOT_AUTHORIZED
+                if action == "publish" and client == self.node.client and "/res/" in topic
+                else 0
+            )
+            self.loop.call_later(amount, setattr, self.broker, "refuses", lambda *told: 0)
+        elif kind == "stop":
+            self.node.stop()
         elif kind == "engine":
             kinds: tuple[What, ...] = ("crash", "crash", "frame", "slow", "fail", "hang")
             self._next_engine_faults.append(kinds[int(amount * len(kinds)) % len(kinds)])
@@ -234,6 +253,7 @@ class World:
         loop = self.loop
         self.node.on_start = self._started
         self.node.on_killed = self._killed
+        self.node.on_ended = self._ended
         self.disk.fault = self._io_fault
         WORLD.append(self.engines)
         WIRES["b0"] = self.wire
