@@ -367,7 +367,9 @@ class World:
     def _look_at_errors(self) -> None:
         for context in self.loop.errors:
             error = context.get("exception")
-            if not isinstance(error, Killed):
+            # Reported when the garbage is collected, so not by the same seed each time.
+            is_late = "never retrieved" in str(context.get("message")) and isinstance(error, EdgeslmError)
+            if not is_late and not isinstance(error, Killed):
                 self.ledger.violation("exception", f"{context.get('message')}: {error!r}")
 
 
