@@ -26,7 +26,7 @@ from typing import Any, Final
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from edgeslm_export.graph.builder_worker import transformers4_rope
+from edgeslm_export.graph.builder_fixes import mended_builder
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.jobs.subprocess_job import OFFLINE, TELEMETRY_OFF
 from edgeslm_export.sources.checkpoint import examine_local
@@ -60,11 +60,11 @@ def build_preset(checkpoint: Path, preset: str, out: Path, work: Path) -> str | 
 
 
 def run_builder(checkpoint: Path, preset: str, out: str, work: str) -> None:
-    """What the builder's own command does, but for the rope that it reads wrong (``transformers4_rope``)."""
+    """What the builder's own command does, but for the rope that it reads wrong (``mended_builder``)."""
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     pairs = ["hf_token=false", "accuracy_level=4", f"block_size={BLOCK}", f"algo_config={preset}"]
-    with transformers4_rope():
+    with mended_builder():
         parsed = parse_extra_options(None, str(checkpoint), out, "int4", "cpu", work, pairs)
         create_model(None, str(checkpoint), out, "int4", "cpu", work, **parsed)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgeslm.bundle.text_config import refusal, served_context, text_config
 from edgeslm.errors import ShapeError
 
 EMBEDDING = "embedding"
@@ -25,7 +26,8 @@ class Family:
 
     If ``qkv_bias`` is None, the config's ``attention_bias`` applies. With ``own_head_dim`` or
     ``own_kv_heads``, the config must have the key (``head_dim`` or ``num_key_value_heads``), because its
-    default is only in the code of transformers.
+    default is only in the code of transformers. With ``two_tables``, windowed layers have a position table of
+    their own.
     """
 
     tied: bool = False
@@ -35,6 +37,7 @@ class Family:
     qk_norm: bool = False
     own_head_dim: bool = False
     own_kv_heads: bool = False
+    two_tables: bool = False
     window_every: int = 0
     """If the config has no ``layer_types``, each ``window_every``-th layer has full attention, and the other
     layers have an attention window. With 0, no layer has a window; with -1, all layers have a window."""
@@ -42,6 +45,7 @@ class Family:
 
 FAMILIES: Mapping[str, Family] = {
     "LlamaForCausalLM": Family(),
+    "Ministral3ForCausalLM": Family(qkv_bias=False, own_head_dim=True, own_kv_heads=True, window_every=-1),
     "MistralForCausalLM": Family(qkv_bias=False, own_kv_heads=True, window_every=-1),
     "Qwen2ForCausalLM": Family(qkv_bias=True, output_bias=False, own_kv_heads=True),
     "Qwen3ForCausalLM": Family(qk_norm=True, own_head_dim=True, own_kv_heads=True),
@@ -49,7 +53,13 @@ FAMILIES: Mapping[str, Family] = {
     "GemmaForCausalLM": Family(tied=True, own_head_dim=True, own_kv_heads=True),
     "Gemma2ForCausalLM": Family(tied=True, norms=4, own_head_dim=True, own_kv_heads=True, window_every=2),
     "Gemma3ForCausalLM": Family(
-        tied=True, norms=4, qk_norm=True, own_head_dim=True, own_kv_heads=True, window_every=6
+        tied=True,
+        norms=4,
+        qk_norm=True,
+        own_head_dim=True,
+        own_kv_heads=True,
+        two_tables=True,
+        window_every=6,
     ),
     "GraniteForCausalLM": Family(),
     "SmolLM3ForCausalLM": Family(tied=True, own_kv_heads=True),
@@ -94,7 +104,8 @@ class Shape:
     windowed_layers: int = 0
     rotary_dim: int = 0
     short_context: int = 0
-    """Number of rows in the short position table of Phi-3's LongRoPE; 0 for other models."""
+    """Number of rows in the second position table: the short one of Phi-3's LongRoPE, or that of Gemma 3's
+    windowed layers; 0 for other models."""
     cache_item_bytes: int = FLOAT_BYTES
     """Bytes of a number in the KV cache."""
 
@@ -173,11 +184,14 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     :param where: name of the file in error messages.
     :raises ShapeError: the architecture is unknown, a key is missing, or a value is invalid.
     """
+    whole, config = config, text_config(config)
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         known = ", ".join(sorted(family.removesuffix("ForCausalLM") for family in FAMILIES))
+        if isinstance(name, str) and (why := refusal(name, whole)):
+            raise ShapeError(f"{where} has the architecture {name}, which isn't exported: {why}.")
         raise ShapeError(
             f"{where} has the architecture {name or 'of no name'}, whose sizes aren't known; "
             f"known are {known}."
@@ -192,11 +206,14 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     if config.get("head_dim") is None and not family.own_head_dim and hidden % heads:
         raise ShapeError(f"{where} has a hidden_size of {hidden}, which {heads} heads don't divide.")
     head_dim = read.number("head_dim", None if family.own_head_dim else hidden // heads)
-    context = read.number("max_position_embeddings")
+    context = served_context(config, read.number("max_position_embeddings"))
     window, windowed = _windows(config, family, layers, read)
     bias = read.flag("attention_bias", False) if family.qkv_bias is None else family.qkv_bias
     scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
     long_rope = isinstance(scaled, dict) and "short_factor" in scaled
+    second_table = context if family.two_tables else 0
+    if long_rope:
+        second_table = read.number("original_max_position_embeddings", 4096)
     cache_values = 2 * layers * kv_heads * head_dim * context
     return Shape(
         architecture=str(name),
@@ -217,7 +234,7 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
         window=window,
         windowed_layers=windowed,
         rotary_dim=_rotary_dim(config, head_dim),
-        short_context=read.number("original_max_position_embeddings", 4096) if long_rope else 0,
+        short_context=second_table,
         cache_item_bytes=item_bytes_of_cache(cache_values, long_rope=long_rope),
     )
 

@@ -27,7 +27,7 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "granite": "GraniteForCausalLM",
-    "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
+    "hunyuandensev1": "HunYuanDenseV1ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "nemotron": "NemotronForCausalLM",

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgeslm_export.graph.builder_fixes import mended_builder
 from edgeslm_export.graph.matmul_by_row import BY_ROW, write_product_by_row, write_scales
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.quantize.formats import Format
@@ -69,7 +70,7 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     pairs = ["hf_token=false", *(f"{key}={value}" for key, value in task["options"].items())]
     cache = str(work / "cache")
     watcher = _Watcher(reporter, layers)
-    with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), transformers4_rope():
+    with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), mended_builder():
         parsed = parse_extra_options(None, str(folder), str(out), "int4", "cpu", cache, pairs)
         create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
     shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may differ
@@ -104,28 +105,6 @@ def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[No
     finally:
         for name, function in originals.items():
             setattr(Model, name, function)
-
-
-@contextlib.contextmanager
-def transformers4_rope() -> Iterator[None]:
-    """Converts Gemma 3's RoPE parameters to the form of transformers 4, which the builder expects.
-    transformers 5 has a set of parameters for each type of layer; transformers 4 has one set, and
-    ``rope_local_base_freq`` for windowed layers."""
-    Model = importlib.import_module("builders.base").Model  # noqa: N806
-    original = Model.make_config_init
-
-    def make_config_init(self: Any, config: Any) -> None:
-        ropes = getattr(config, "rope_parameters", None) or {}
-        if config.architectures[0] == "Gemma3ForCausalLM" and "full_attention" in ropes:
-            config.rope_local_base_freq = ropes["sliding_attention"]["rope_theta"]
-            config.rope_parameters = ropes["full_attention"]
-        original(self, config)
-
-    Model.make_config_init = make_config_init
-    try:
-        yield
-    finally:
-        Model.make_config_init = original
 
 
 class _Rows:

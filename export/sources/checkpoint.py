@@ -18,14 +18,15 @@ from typing import Any, Literal
 from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header, tied_copy
 
 from edgeslm.bundle.manifest import Source, file_digest
+from edgeslm.bundle.text_config import refusal, text_config
 from edgeslm.bundle.writer import bundle_name as bundle_name
 from edgeslm.errors import ExportError
 
 Kind = Literal["decoder", "encoder", "reader"]
 
 # transformers classes of the decoders for which onnxruntime-genai 0.18's builder makes a graph that computes
-# what transformers does, with a cache that can be rewound. Not OLMo (the logits of the builder's float graph
-# are off by half their size) and not LFM2 (no rewinding).
+# what transformers does, with a cache that can be rewound. ``text_config`` turns other classes into these and
+# says why some are refused.
 DECODERS = (
     "Ernie4_5ForCausalLM",
     "Gemma2ForCausalLM",
@@ -34,6 +35,7 @@ DECODERS = (
     "GraniteForCausalLM",
     "HunYuanDenseV1ForCausalLM",
     "LlamaForCausalLM",
+    "Ministral3ForCausalLM",
     "MistralForCausalLM",
     "NemotronForCausalLM",
     "Phi3ForCausalLM",
@@ -96,6 +98,8 @@ _TOKENIZER_FILES = (
 )
 SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Suffixes of a checkpoint's configuration, chat template and tokenizer."""
+BESIDE_TEXT = re.compile(r"(model\.)?(vision_\w+|audio_\w+|multi_modal_projector)\.")
+"""Tensors of a multimodal checkpoint that don't belong to its text decoder."""
 _SUFFIX = re.compile(r"For\w+$|Model$")
 
 
@@ -150,7 +154,7 @@ def examine_folder(path: Path, kind: Kind, source: Source | None = None, revised
             "use an instruct model or add its template."
         )
     files = weight_files(path)
-    weights = sum(_count_weights(file) for file in files)
+    weights = sum(_count_weights(file, text_only=kind == "decoder") for file in files)
     if source is None:
         source = Source(id=path.resolve().name, revision=_digest_of(files), licence=licence_of(path))
     return Origin(path, architecture, weights, source, revised)
@@ -184,6 +188,9 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
 
     :param where: the source, as error messages name it.
     """
+    whole = config
+    if kind == "decoder":
+        config = dict(text_config(config))
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else None
     if architecture is None and kind == "encoder":
@@ -198,6 +205,8 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
             other = " (the command for it is `edgeslm-export reader`, without questions)"
         elif kind == "reader" and architecture in ENCODERS:
             other = " as a reader (--questions trains it as one)"
+        elif kind == "decoder" and isinstance(architecture, str) and (why := refusal(architecture, whole)):
+            other = f": {why}"
         raise ExportError(
             f"{where} has the architecture {architecture or 'of no name'}, which can't be exported{other}; "
             f"the {kind}s that can: {listed}."
@@ -250,8 +259,9 @@ def weight_files(path: Path) -> list[Path]:
     raise ExportError(f"{path} has no weights (model.safetensors or pytorch_model.bin).")
 
 
-def _count_weights(file: Path) -> int:
-    """Number of parameters in a file: exact for safetensors, estimated from the size for PyTorch's format.
+def _count_weights(file: Path, *, text_only: bool) -> int:
+    """Number of parameters in a file (of its text decoder, if ``text_only``): exact for safetensors,
+    estimated from the size for PyTorch's format.
 
     Layout of safetensors: eight bytes of length, a JSON header, the data.
     """
@@ -267,7 +277,12 @@ def _count_weights(file: Path) -> int:
             header = json.loads(stream.read(length))
             tensors = [entry for name, entry in header.items() if name != "__metadata__"]
             end = max((entry["data_offsets"][1] for entry in tensors), default=0)
-            weights = sum(int(math.prod(entry["shape"])) for entry in tensors)
+            counted = [
+                entry
+                for name, entry in header.items()
+                if name != "__metadata__" and not (text_only and BESIDE_TEXT.match(name))
+            ]
+            weights = sum(int(math.prod(entry["shape"])) for entry in counted)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise damaged from None
     if end + 8 + length != size:

@@ -169,12 +169,30 @@ class _Tensors:
             else:
                 self._where.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
 
+    def _find(self, name: str) -> tuple[str, int | None]:
+        """The name under which the checkpoint has a tensor, and which half of its rows, if it is a half.
+
+        Multimodal checkpoints have a prefix, which differs between transformers 4 and 5. Granite 4 has gate
+        and up in one matrix.
+        """
+        stem = name.removeprefix("model.")
+        for alias in (name, f"model.language_model.{stem}", f"language_model.{name}"):
+            if alias in self._where:
+                return alias, None
+        for half, own in enumerate(("gate_proj", "up_proj")):
+            if (fused := name.replace(f"mlp.{own}", "shared_mlp.input_linear")) in self._where:
+                return fused, half
+        return name.replace("mlp.down_proj", "shared_mlp.output_linear"), None
+
     def load(self, name: str) -> torch.Tensor:
         """A copy of the tensor in float32."""
-        if name not in self._where:
+        stored, half = self._find(name)
+        if stored not in self._where:
             raise ExportError(f"The checkpoint has no weights {name}; download it again.")
-        where = self._where[name]
-        tensor = where if isinstance(where, torch.Tensor) else where.get_tensor(name)
+        where = self._where[stored]
+        tensor = where if isinstance(where, torch.Tensor) else where.get_tensor(stored)
+        if half is not None:
+            tensor = tensor.chunk(2)[half]
         if not torch.isfinite(tensor).all():
             raise ExportError(
                 f"The checkpoint is damaged: {name} holds numbers that aren't finite; download it again."

@@ -15,6 +15,7 @@ from typing import Any
 from edgeslm_export.sources.checkpoint import read_config, weight_files
 from edgeslm_export.sources.gguf import HEAD, read_gguf_header, tied_copy
 
+from edgeslm.bundle.text_config import MINISTRAL, served_context, text_config
 from edgeslm.errors import ExportError
 
 # Tokens that end a turn in the chat templates of the supported families. Many configurations name only the
@@ -65,17 +66,34 @@ def own_tokenizer_file(tokenizer: Any, source: Path) -> Path | None:
 def _from_folder(source: Path, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    config = read_config(source / "config.json")
-    _complete(config)
-    _write_json(folder / "config.json", config)
+    whole = read_config(source / "config.json")
+    config = dict(text_config(whole))
     generation = source / "generation_config.json"
     if generation.is_file():
         _write_json(folder / "generation_config.json", json.loads(generation.read_bytes()))
     files = weight_files(source)
+    if "text_config" in whole:  # whose two configs may disagree
+        config["tie_word_embeddings"] = not any(map(_has_head, files))
+    _complete(config)
+    _write_json(folder / "config.json", config)
     files += [source / f"{files[0].name.split('-')[0]}{files[0].suffix}.index.json"] if len(files) > 1 else []
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
     return AutoTokenizer.from_pretrained(source, local_files_only=True)
+
+
+def _has_head(file: Path) -> bool:
+    """Whether a file of weights has an output head."""
+    if file.suffix != ".safetensors":
+        import torch
+
+        names = list(torch.load(file, map_location="meta", weights_only=True, mmap=True))
+    else:
+        from safetensors import safe_open
+
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+    return any(name.endswith("lm_head.weight") for name in names)
 
 
 def _from_gguf(source: Path, architecture: str, folder: Path, shard_bytes: int) -> Any:
@@ -176,11 +194,15 @@ def _split_digits(tokenizer: Any, source: Path) -> None:
 
 
 def _complete(config: dict[str, Any]) -> None:
-    """Adds a key that the builder requires for Phi-3 models without RoPE scaling: the original context
-    length."""
+    """Makes a config what the builder expects: the original context length of Phi-3 models without RoPE
+    scaling, and the class and context of Ministral 3."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if config.get("model_type") == "phi3" and "long_factor" not in rope:
         config["original_max_position_embeddings"] = config.get("max_position_embeddings", 4096)
+    if config.get("architectures") == [MINISTRAL]:
+        config["architectures"] = ["MistralForCausalLM"]  # as the builder names the same graph
+        if length := config.get("max_position_embeddings"):
+            config["max_position_embeddings"] = served_context(config, length)
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -25,7 +25,7 @@ READY: dict[str, dict[str, Any]] = {
 
 def make(name: str, out: Path) -> None:
     import torch
-    from edgeslm_export.graph.builder_worker import transformers4_rope
+    from edgeslm_export.graph.builder_fixes import mended_builder
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     from tests.support.export.tiny_models import write_decoder
@@ -35,7 +35,7 @@ def make(name: str, out: Path) -> None:
         source = str(Path(work, "source"))
         write_decoder(Path(source), name, initializer_range=0.1, **READY[name])
         order = (None, source, str(out), "int4", "cpu", str(Path(work, "cache")))
-        with contextlib.redirect_stdout(sys.stderr), transformers4_rope():
+        with contextlib.redirect_stdout(sys.stderr), mended_builder():
             options = parse_extra_options(*order, ["hf_token=false"])
             create_model(*order, **options)
     (out / "README.md").write_text("---\nlicense: mit\n---\n")

@@ -95,6 +95,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64, "num_hidden_layers": 6},
     "Granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
     "HunYuanDenseV1": {"head_dim": 16},
+    "Ministral3": {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "Nemotron": {"num_attention_heads": 2},  # half of a head is turned, and the kernel wants 8 or more of it
     "Phi": {"num_attention_heads": 2},
     "SmolLM3": {},
