@@ -70,7 +70,7 @@ def gliclass(family: str, folder: Path, *, bias: float = 0.0, **settings: Any) -
         shapes |= {"scorer.proj_text": (2 * SIZE, SIZE), "scorer.proj_label": (2 * SIZE, SIZE)}
         shapes |= {"scorer.out_mlp.0": (4 * SIZE, 3 * SIZE), "scorer.out_mlp.3": (1, 4 * SIZE)}
     if config["scorer_type"] == "mlp":
-        shapes |= {"scorer.mlp.0": (64, 2 * SIZE), "scorer.mlp.2": (32, 64), "scorer.mlp.4": (1, 32)}
+        shapes |= {"scorer.mlp.0": (256, 2 * SIZE), "scorer.mlp.2": (128, 256), "scorer.mlp.4": (1, 128)}
     tensors = {f"encoder_model.{name}": value for name, value in model.state_dict().items()}
     tensors |= _layers(shapes)
     tensors["text_projector.linear_2.bias"] += bias
