@@ -85,8 +85,8 @@ def model_list(offered: Sequence[Offered]) -> dict[str, Any]:
 def read_chat(body: Mapping[str, Any], offered: Offered, format_field: str = "response_format") -> Asked:
     """A request for a chat completion, whose answer's format the client gave in ``format_field``.
 
-    :raises Refusal: the request is wrong, or asks for more than there
-    is."""
+    :raises Refusal: the request is wrong, or asks for more than there is.
+    """
     if body.get("n") not in (None, 1):
         raise refuse("n must be 1.")
     stream = _flag(body, "stream")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeslm.api import openai
-from edgeslm.api.dialect import Told, number_of, refuse
+from edgeslm.api.dialect import Told, refuse
 from edgeslm.api.node import Offered, Question
 from edgeslm.web.server import Refusal
 
@@ -39,7 +39,9 @@ def read(body: Mapping[str, Any], offered: Offered) -> Asked:
     text = body.get("text") or {}
     if not isinstance(text, Mapping):
         raise refuse("text must be an object.")
-    most_tokens = number_of(body, "max_output_tokens", 1, float("inf"))
+    most_tokens = body.get("max_output_tokens")
+    if most_tokens is not None and (type(most_tokens) is not int or most_tokens < 1):
+        raise refuse("max_output_tokens must be a whole number of at least 1.")
     chat: dict[str, Any] = {
         "messages": _messages(body),
         "tools": _tools(body.get("tools")),

@@ -26,6 +26,7 @@ DEEPEST: Final = 16
 _VARINT, _LENGTH = 0, 2
 _FIXED: Final = {1: 8, 5: 4}
 _MOST_VARINT: Final = 10
+_MOST_FIELD_NUMBER: Final = 2**29
 
 Span = tuple[int, int]
 
@@ -134,8 +135,8 @@ class _Reader:
             elif number in (22, 23):
                 self._sparse(_span(value))
         if name == "sliding_window_cache" and whole:
-            if whole != 1:
-                raise _Damaged(f"its {name} is {whole}")
+            if whole != 1 or self._data[last] != 1:
+                raise _Damaged(f"its {name} is {whole}, or is written in another way than 1")
             self.found.windowed.append(last)
         return name, whole
 
@@ -186,6 +187,8 @@ class _Reader:
                 raise _Damaged(f"it has more than {MOST_FIELDS:,} fields")
             tag, at = self._varint(at, end)
             number, wire = tag >> 3, tag & 7
+            if not 0 < number < _MOST_FIELD_NUMBER:  # other readers would drop its upper bits
+                raise _Damaged("it has a field of no known kind")
             if wire == _VARINT:
                 value, at = self._varint(at, end)
                 self._at = at

@@ -198,6 +198,8 @@ def read_settings(folder: Path, present: Mapping[str, int]) -> dict[str, Any]:
     :raises BundleError: the model can't be served. :raises OSError: the file can't be read.
     """
     file = folder / genai_config.FILE
+    if genai_config.FILE not in present:
+        raise BundleError(f"{file}: not a file")
     raw = read_whole(file, MANIFEST_BYTES)
     genai_config.check_genai_config(raw, set(present), str(file))
     config = json.loads(raw).get("model", {})
@@ -274,7 +276,8 @@ def _is_cached(file: Path) -> bool:
     for above in file.parents:
         if above.parent.name == "snapshots":
             blobs = above.parent.parent / "blobs"
-            return file.is_symlink() and file.resolve().parent == blobs.resolve()
+            is_inside = blobs.resolve() == above.parent.parent.resolve() / "blobs"
+            return is_inside and file.is_symlink() and file.resolve().parent == blobs.resolve()
     return False
 
 

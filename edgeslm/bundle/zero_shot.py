@@ -59,7 +59,7 @@ class Gliner(_Labels):
     word_pooling: Literal["first", "last", "mean", "max"] = "first"
     marker: Literal["marker", "markerV0"] = "markerV0"
     lstm_layers: int = Field(default=0, ge=0, le=4)
-    least: float = Field(default=0.5, ge=0, lt=1)
+    least: float = Field(default=0.5, ge=0.01, lt=1)
 
 
 class Nli(Section):

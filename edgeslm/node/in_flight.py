@@ -141,6 +141,7 @@ class Admission:
             if (
                 (before.mid, before.topic, held.epoch) == (delivery.mid, delivery.topic, epoch)
                 and before.qos
+                and not held.is_broken_off  # which is never acknowledged
                 and before.generation != delivery.generation
                 and (before.payload, before.response_topic, before.correlation)
                 == (delivery.payload, delivery.response_topic, delivery.correlation)

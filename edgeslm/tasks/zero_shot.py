@@ -31,10 +31,16 @@ class ZeroShotClassify(Classify):
 
     def set_up(self) -> None:
         super().set_up()
-        if len(self.section.labels or ()) > MOST_LABELS:
-            raise ConfigError(
-                [f"tasks.{self.name}.labels: more than the {MOST_LABELS} of a zero-shot model; name fewer"]
-            )
+        phrases = [label_phrase(label, meaning) for label, meaning in (self.section.labels or {}).items()]
+        if len(phrases) > MOST_LABELS:
+            fault = f"more than the {MOST_LABELS} of a zero-shot model; name fewer"
+        elif not all(phrase.strip() for phrase in phrases):
+            fault = "a label of underscores alone has no words that a zero-shot model could read"
+        elif again := next((phrase for phrase in phrases if phrases.count(phrase) > 1), None):
+            fault = f"a zero-shot model reads two of them as {again!r}; name one in other words"
+        else:
+            return
+        raise ConfigError([f"tasks.{self.name}.labels: {fault}"])
 
     async def score(self, request: Request, meanings: Mapping[str, str], message: str, ask: Ask) -> Output:
         phrases = tuple(label_phrase(label, meaning) for label, meaning in meanings.items())
@@ -196,6 +202,8 @@ def make_finders(schema: Mapping[str, Any]) -> list[FieldFinder]:
                 "leave it out, or name a decoder as the model"
             )
         phrase = str(about.get("description") or name.replace("_", " "))
+        if not phrase.strip():
+            raise ValueError(f"properties.{name}: no words that a zero-shot model could read; describe it")
         if any(other.phrase == phrase for other in finders):
             raise ValueError(f"properties.{name}: described as another field; describe it in other words")
         finder = FieldFinder(

@@ -116,7 +116,9 @@ class ModelHub:
         is_local = self._url.startswith("http://") and urlsplit(self._url).hostname in _LOOPBACK
         if not (is_local or self._url.startswith(SCHEME)):
             raise BundleError(f"{self._url}: only {SCHEME} addresses are taken ({ENDPOINT_VARIABLE})")
-        token = os.environ.get(TOKEN_VARIABLE)
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not re.fullmatch(r"[\x21-\x7e]*", token):
+            raise BundleError(f"{TOKEN_VARIABLE} isn't a token: it has spaces or letters that no token has")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         login = ServerLogin(headers, ca_file)
         self._staging = Staging(store, budget_bytes=budget_bytes, login=login, allow_http=is_local, show=show)
@@ -186,8 +188,9 @@ def _own_folder(folder: Path, what: str) -> Iterator[Path]:
     """The folder of one pull, locked; folders of old, unfinished pulls are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.glob(f"{_FOLDER}*"):
-        if other != folder and time.time() - other.stat().st_mtime > KEPT_S:
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(FileNotFoundError):  # that pull has just ended
+            if other != folder and time.time() - other.stat().st_mtime > KEPT_S:
+                shutil.rmtree(other, ignore_errors=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -209,12 +212,17 @@ def _model(told: Any, wanted: HubId) -> HubModel:
         name, large = str(one["rfilename"]), one.get("lfs") or {}
         if name.startswith(start):
             digests = large.get("sha256"), one.get("blobId")
-            files[name[len(start) :]] = HubFile(int(one["size"]), *map(_digest, digests))
+            size = one["size"]
+            if not isinstance(size, int) or size < 0 or not name.isprintable():
+                raise ValueError(f"a file has the size {size!r} or a name with control characters")
+            files[name[len(start) :]] = HubFile(size, *map(_digest, digests))
     check_names(files, str(wanted))
     direct = {name: file for name, file in files.items() if "/" not in name}
     revision = str(told["sha"])
     if not re.fullmatch(r"[0-9a-f]{40,64}", revision):
         raise ValueError("its revision isn't a digest")
+    if re.fullmatch(r"[0-9a-f]{40}", wanted.revision) and revision != wanted.revision:
+        raise ValueError(f"it is of the revision {revision}")
     licence = (told.get("cardData") or {}).get("license")
     source = Source(id=wanted.repo, revision=revision, licence=licence if isinstance(licence, str) else "")
     return HubModel(source, _moment(told.get("lastModified")), direct)

@@ -33,7 +33,9 @@ from edgeslm.engine.calls import (
     Cost,
     Embed,
     EngineInfo,
+    FindSpans,
     Generate,
+    LabelText,
     Output,
     Point,
     Pointed,
@@ -122,6 +124,8 @@ class Worker:
             return Output(
                 COST, probabilities=tuple(0.9 if i == chosen else rest for i in range(len(call.labels)))
             )
+        if isinstance(call, LabelText | FindSpans):
+            raise TypeError("a fake worker has no zero-shot model")
         if isinstance(call, Generate):
             if calls := _calls_for(call, text):
                 return Output(COST, calls=calls, finish_reason="stop")
@@ -144,7 +148,7 @@ def _input_of(call: Call) -> str:
     """The input text; the last one in a prompt."""
     if isinstance(call, Embed):
         return call.texts[0]
-    if isinstance(call, Classify | Point):
+    if isinstance(call, Classify | Point | LabelText | FindSpans):
         return call.text
     if isinstance(call, Read):
         return call.question

@@ -133,7 +133,7 @@ class Encoder:
     def _labeller(self) -> ZeroShotModel:
         """:raises BundleError: the bundle has no zero-shot model."""
         if self._zero_shot is None:
-            raise BundleError(f"{self.bundle.path}: labels nothing untaught; name a zero-shot bundle")
+            raise BundleError(f"{self.bundle.path}: not a zero-shot model; name a bundle that is")
         return self._zero_shot
 
     def run_find(self, call: FindSpans) -> Output:

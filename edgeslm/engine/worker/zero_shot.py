@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeslm.bundle.manifest import Bundle
-from edgeslm.bundle.zero_shot import MOST_TOKENS, Gliclass, Gliner
+from edgeslm.bundle.zero_shot import MOST_TOKENS, Gliclass, Gliner, Nli
 from edgeslm.engine.worker.entailment import NliModel, nli_shapes
 from edgeslm.engine.worker.gliclass import GliclassModel, gliclass_shapes
 from edgeslm.engine.worker.gliner import GlinerModel, gliner_shapes
@@ -29,6 +29,11 @@ def load_zero_shot(bundle: Bundle, tokenizer: Tokenizer, forward: Forward) -> Ze
     arrays, dimension = read_arrays(file), encoder_section.dimension
     length = min(bundle.manifest.context_length, MOST_TOKENS)
     encoder = TokenEncoder.of(bundle.path.name, tokenizer, forward, length)
+    if not isinstance(section, Nli):
+        known = tokenizer.get_added_tokens_decoder()
+        for id in (section.label_token, section.text_token):
+            if id not in known or not known[id].special:  # a text could contain it
+                raise BundleError(f"{bundle.path}: the token {id} isn't a special token of its tokenizer")
     model: ZeroShotModel
     if isinstance(section, Gliclass):
         check_arrays(file, arrays, gliclass_shapes(section, arrays, dimension))

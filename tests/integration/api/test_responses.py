@@ -102,7 +102,7 @@ def test_a_schema(client: openai.OpenAI) -> None:
         ({"input": "x", "previous_response_id": "y"}, "previous_response_id isn't supported"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "no built-in tools"),
         ({"input": "x", "text": 5}, "text must be"),
-        ({"input": "x", "max_output_tokens": 0}, "max_output_tokens must be a number"),
+        ({"input": "x", "max_output_tokens": 0}, "max_output_tokens must be a whole number"),
         ({"input": "x", "text": {"format": 5}}, "text.format.type must be"),
         ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type must be"),
         ({"input": "x", "text": {"format": {"type": "json_schema"}}}, "text.format.schema must be"),

@@ -7,26 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.evaluate.golden_answers import TEXTS, record_answers
-from edgeslm_export.jobs.subprocess_job import Reporter
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.prepack import golden
-from edgeslm.engine.prepack.golden import FILE, Golden, GoldenAnswer, load_golden
+from edgeslm.engine.prepack.golden import FILE, TEXTS, Golden, GoldenAnswer, load_golden, record_answers
 from edgeslm.engine.prepack.trial import test_itself as pass_trial
-from edgeslm.errors import ExportError
+from edgeslm.errors import BundleError
 
 pytestmark = pytest.mark.export
-
-
-class FakeReporter(Reporter):
-    """Says nothing to nobody."""
-
-    def __init__(self) -> None:
-        pass
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        pass
 
 
 def test_a_bundle_says_what_it_said(int4_base: Path, tmp_path: Path) -> None:
@@ -38,7 +26,7 @@ def test_a_bundle_says_what_it_said(int4_base: Path, tmp_path: Path) -> None:
     assert all(abs(apart) < 0.001 for apart in pass_trial(bundle, "model.onnx"))
     copy = Path(shutil.copytree(int4_base, tmp_path / "copy"))
     (copy / FILE).unlink()
-    record_answers({"bundle": str(copy)}, FakeReporter())
+    record_answers(copy)
     assert (copy / FILE).read_bytes() == (int4_base / FILE).read_bytes()
 
 
@@ -48,5 +36,5 @@ def test_numbers_are_needed(int4_base: Path, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(golden, "record", record)
     copy = Path(shutil.copytree(int4_base, tmp_path / "copy"))
-    with pytest.raises(ExportError, match="numbers that aren't finite"):
-        record_answers({"bundle": str(copy)}, FakeReporter())
+    with pytest.raises(BundleError, match="numbers that aren't finite"):
+        record_answers(copy)
