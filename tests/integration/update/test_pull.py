@@ -70,6 +70,20 @@ def test_an_address_without_tls_is_refused(endpoint: str, store: Store) -> None:
         pulling.ModelHub(store, budget_bytes=1, endpoint=endpoint)
 
 
+def test_a_token_is_never_shown(hub: ModelHub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\r\n")  # as a file of secrets has it
+    assert client(store, hub).describe(WANTED).source.id == WANTED.repo
+    monkeypatch.setenv("HF_TOKEN", "hf_ secret")
+    with pytest.raises(BundleError, match="HF_TOKEN isn't a token") as caught:
+        client(store, hub)
+    assert "secret" not in str(caught.value)
+
+
+def test_another_revision_than_the_wanted_one(hub: ModelHub, store: Store) -> None:
+    wanted = HubId(WANTED.repo, "0123456789" * 4, WANTED.inside)
+    refuse(store, hub, "it is of the revision", wanted)
+
+
 def test_a_changed_file_is_refused(hub: ModelHub, store: Store) -> None:
     hub.damaged = {"tokenizer.json"}
     refuse(store, hub, "tokenizer.json: its digest isn't the hub's")
@@ -109,6 +123,9 @@ def test_a_model_over_the_budget_is_refused(hub: ModelHub, store: Store, folder:
 ODD: dict[str, dict[str, Any]] = {
     "no list": {"siblings": None},
     "no size": {"siblings": [{"rfilename": "cpu/genai_config.json", "size": None}]},
+    "less than nothing": {"siblings": [{"rfilename": "cpu/genai_config.json", "size": -(10**13)}]},
+    "endless": {"siblings": [{"rfilename": "cpu/genai_config.json", "size": float("inf")}]},
+    "control characters": {"siblings": [{"rfilename": "cpu/a\x1b[2J", "size": 1}]},
     "no revision": {"sha": "../main"},
     "no names": {"siblings": [{}]},
 }

@@ -98,3 +98,11 @@ def test_a_file_of_millions_of_fields_ends(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(onnx_file, "MOST_FIELDS", 1000)
     with pytest.raises(BundleError, match="more than 1,000 fields"):
         read_onnx(written(tmp_path, number(1, 10) * 1001))
+
+
+def test_numbers_of_fields_that_other_readers_would_cut(tmp_path: Path) -> None:
+    """protobuf in C++ drops the upper bits of a tag, and would find a field here."""
+    body = b"hidden"
+    data = model(graph({}) + varint((5 << 3 | 2) + 2**32) + varint(len(body)) + body)
+    with pytest.raises(BundleError, match="a field of no known kind"):
+        read_onnx(written(tmp_path, data))

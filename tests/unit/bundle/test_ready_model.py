@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def link(name: str, target: str) -> Callable[[Path], object]:
     return change
 
 
+def pipe(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
 def sparse(name: str, size: int) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         with (folder / name).open("wb") as stream:
@@ -155,6 +164,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge tokenizer": (sparse("tokenizer.json", 10**9), "may have 128000000"),
     "huge config": (sparse("genai_config.json", 10**9), "larger than the"),
     "huge settings": (sparse("tokenizer_config.json", 10**9), "may have 16000000"),
+    "a pipe": (pipe("genai_config.json"), "genai_config.json: not a file"),
     "a bundle": (write("manifest.json", "{}"), "a bundle already"),
 }
 
@@ -180,6 +190,17 @@ def test_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
     assert judge(folder).graph == "model.onnx"
     (tmp_path / "secret").write_text("{}")
     link("tokenizer.json", str(tmp_path / "secret"))(folder)
+    with pytest.raises(BundleError, match="a link to another place"):
+        judge(folder)
+
+
+def test_blobs_that_are_elsewhere_are_not_the_hubs_cache(tmp_path: Path) -> None:
+    folder = write_ready(tmp_path / "unpacked" / "snapshots" / "abc")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (folder / "tokenizer.json").rename(outside / "tokenizer.json")
+    (tmp_path / "unpacked" / "blobs").symlink_to(outside)
+    (folder / "tokenizer.json").symlink_to("../../blobs/tokenizer.json")
     with pytest.raises(BundleError, match="a link to another place"):
         judge(folder)
 

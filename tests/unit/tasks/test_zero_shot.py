@@ -132,6 +132,18 @@ def test_fields_that_no_span_can_be() -> None:
     with pytest.raises(ConfigError, match="described as another field"):
         make_extract(schema={"type": "object", "properties": {"a": same, "b": same}})
 
+    with pytest.raises(ConfigError, match="no words that a zero-shot model could read"):
+        make_extract(schema={"type": "object", "properties": {"_": {"type": "string"}}})
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [(["too_hot", "too hot"], "reads two of them as 'too hot'"), (["_", "a"], "underscores alone")],
+)
+def test_labels_that_the_model_cant_tell_apart(labels: list[str], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        make(labels=labels)
+
 
 def test_a_model_of_the_other_kind() -> None:
     with pytest.raises(ConfigError, match="kind gliner finds spans, for tasks of kind extract"):
