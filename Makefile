@@ -42,7 +42,7 @@ fuzz: ## fuzz all parsers (an hour)
 	@scripts/fuzz $(ARGS)
 
 simulate: ## simulate crashes, power cuts and broken connections: SEEDS=0:600 (5 minutes)
-	@SEEDS=$(SEEDS) scripts/simulate $(ARGS)
+	@scripts/simulate $(ARGS)
 
 house: ## print figures of the code's structure
 	@scripts/house $(ARGS)

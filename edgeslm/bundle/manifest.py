@@ -15,9 +15,9 @@ import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from edgeslm.bundle import genai_config
 from edgeslm.bundle.bounded_files import (
@@ -31,8 +31,19 @@ from edgeslm.bundle.bounded_files import (
 )
 from edgeslm.bundle.learned_task import LearnedSection, Section
 from edgeslm.bundle.size_estimate import rough_memory_bytes
-from edgeslm.bundle.zero_shot import ZeroShotSection
 from edgeslm.errors import BundleError
+
+if TYPE_CHECKING:
+    from edgeslm.bundle.zero_shot import ZeroShotSection
+else:
+
+    def _read_zero_shot(value: Any) -> Any:
+        """Loads the classes of the section only for bundles that have it: they take 0.3 MB of the daemon."""
+        from edgeslm.bundle.zero_shot import read_section
+
+        return None if value is None else read_section(value)
+
+    ZeroShotSection = Annotated[Any, BeforeValidator(_read_zero_shot)]
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"

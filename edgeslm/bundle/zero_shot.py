@@ -8,9 +8,9 @@ The encoder's graph gives token vectors. The layers after it are small and run i
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from edgeslm.bundle.learned_task import Section
 
@@ -79,3 +79,9 @@ class Nli(Section):
 
 
 ZeroShotSection = Annotated[Gliclass | Gliner | Nli, Field(discriminator="kind")]
+
+
+def read_section(value: Any) -> Gliclass | Gliner | Nli:
+    """The section of a manifest. :raises ValueError: it isn't one (pydantic's error)."""
+    section: Gliclass | Gliner | Nli = TypeAdapter(ZeroShotSection).validate_python(value)
+    return section

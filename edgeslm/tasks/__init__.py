@@ -6,11 +6,10 @@ A task doesn't depend on MQTT, queues or processes; it calls the engine through 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle.learned_task import LearnedSection
 from edgeslm.bundle.manifest import Bundle
-from edgeslm.bundle.zero_shot import ZeroShotSection
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ConfigError
 from edgeslm.tasks.answer import Answer
@@ -22,7 +21,9 @@ from edgeslm.tasks.generate import GenerateText
 from edgeslm.tasks.search import Search
 from edgeslm.tasks.summarize import Summarize
 from edgeslm.tasks.task import Ask, Documents, Outcome, Task
-from edgeslm.tasks.zero_shot import ZeroShotClassify, ZeroShotExtract
+
+if TYPE_CHECKING:
+    from edgeslm.bundle.zero_shot import ZeroShotSection
 
 __all__ = ["Ask", "Documents", "Outcome", "Task", "make_task"]
 
@@ -78,6 +79,8 @@ def make_task(
 
 def _zero_shot_kind(name: str, section: TaskSection, model: ZeroShotSection) -> type[Task]:
     """:raises ConfigError: the model can't do this kind of task."""
+    from edgeslm.tasks.zero_shot import ZeroShotClassify, ZeroShotExtract  # memory of the parent process
+
     finds = model.kind == "gliner"
     if section.kind == "classify" and not finds:
         return ZeroShotClassify

@@ -38,6 +38,7 @@ COMMANDS = [
     "attack",
     "chaos",
     "fuzz",
+    "simulate",
     "house",
     "test-arm",
     "deb",
