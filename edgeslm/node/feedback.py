@@ -12,12 +12,11 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.config.json_schemas import make_validator
 from edgeslm.config.loader import Config
 from edgeslm.config.loader import Task as TaskSection
-from edgeslm.console.feed import Feed
 from edgeslm.errors import FeedbackError, InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.protocol.commands import Handler, only, text_argument
@@ -27,6 +26,9 @@ from edgeslm.storage.feedback_store import Correction, FeedbackStore, Row, is_us
 from edgeslm.tasks import Task
 from edgeslm.telemetry.extension import HasTasks
 from edgeslm.telemetry.health import Meter
+
+if TYPE_CHECKING:
+    from edgeslm.console.feed import Feed
 
 log = logging.getLogger("edgeslm.node")
 
