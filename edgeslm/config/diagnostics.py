@@ -3,7 +3,6 @@ change."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -104,6 +103,8 @@ def _looks_like(kind: str, value: str) -> bool:
 
 def _choice(choices: list[str], value: object) -> str:
     listed = ", ".join(choices)
+    import difflib  # memory of the parent process
+
     near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
     return f"must be one of {listed}" + (f" (did you mean {near[0]}?)" if near else "")
 
@@ -112,6 +113,8 @@ def _unknown_key(key: str, section: type[Section]) -> str:
     if section is Broker and re.search(r"pass|secret|token|credential", key, re.IGNORECASE):
         return "a secret must not be in this file: put it into a file of its own, named by password_file"
     known = [field.alias or name for name, field in section.model_fields.items()]
+    import difflib  # memory of the parent process
+
     near = difflib.get_close_matches(key, known, 1)
     if near:
         return f"unknown key: did you mean {near[0]}?"

@@ -6,7 +6,6 @@ routes that form a loop. Pure: opens no file and no connection.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -132,6 +131,8 @@ def _rollout_faults(rollouts: Rollouts, trial_s: float, names: Names) -> Iterato
 
 
 def _near(name: str, known: frozenset[str]) -> str:
+    import difflib  # memory of the parent process
+
     found = difflib.get_close_matches(name, sorted(known), 1)
     if found:
         return f"did you mean {found[0]}?"

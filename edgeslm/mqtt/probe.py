@@ -8,7 +8,6 @@ from __future__ import annotations
 import queue
 import secrets
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Sequence
@@ -122,7 +121,9 @@ def _measure(visit: _Visit, echo: _Visit, topics: Topics, probe: Probe) -> None:
             probe.problems += [failure] if failure else []
             return
         times.append((time.perf_counter() - began_at) * 1000)
-    probe.latency_ms = round(statistics.median(times[ROUND_TRIPS // 2 :]), 2)
+    from statistics import median  # memory of the parent process
+
+    probe.latency_ms = round(median(times[ROUND_TRIPS // 2 :]), 2)
 
 
 def _speed_notes(address: BrokerAddress, latency_ms: float) -> list[str]:
