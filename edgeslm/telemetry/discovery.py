@@ -38,7 +38,8 @@ States have up to 255 characters.
 _WHOLE_TEXT = "text=(r.text | default('', true))[:4000]"
 _SOURCES = "sources=r.{} | default([]) | map(attribute='source') | list"
 _ATTRIBUTES = {
-    "classify": "label=r.label | default(none), confidence=r.confidence | default(none)",
+    "classify": "label=r.label | default(none), confidence=r.confidence | default(none), "
+    "taught=r.taught | default(true) if r else none",
     "extract": "fields=r.fields | default(none), confidence=r.confidence | default(none)",
     "answer": f"{_WHOLE_TEXT}, {_SOURCES.format('citations')}",
     "summarize": _WHOLE_TEXT,

@@ -20,6 +20,7 @@ from edgeslm_export.jobs.subprocess_job import Announce
 from edgeslm_export.sources.node import NodeTask
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
 from edgeslm_export.starter import MODEL, Maker, default_folder
+from edgeslm_export.train.calibration import rows_to_guarantee
 from edgeslm_export.train.spec import ENCODER, HEAD, LORA, METHODS, QLORA, Budget, Inputs
 
 from edgeslm.bundle.manifest import load_bundle
@@ -93,7 +94,10 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         "more false positives; may be repeated for other labels",
     )
     command.add_argument(
-        "--test", type=Path, metavar="DATA", help="test set: rows whose texts are in it are reported"
+        "--test",
+        type=Path,
+        metavar="DATA",
+        help="labelled rows to test the result on; training rows with the same texts are reported",
     )
     command.add_argument(
         "--clean",
@@ -206,6 +210,8 @@ def _train(options: argparse.Namespace, node: NodeTask | None = None) -> None:
         rows, found = _review_rows(task, rows, inputs, options, bar.say)
         _, report = learn(task, rows, options.data.name, options.out, inputs, budget, doubted(found))
         report["findings"] = found
+        if options.test is not None:
+            report["test"] = _test(options, inputs, report["method"], bar)
     if options.json:
         print_json({"bundle": str(options.out), **report})
         return
@@ -214,8 +220,10 @@ def _train(options: argparse.Namespace, node: NodeTask | None = None) -> None:
     )
     if "fields" in report:
         _print_fields(report)
+        _print_test(report, "exact")
         return
     _print_methods(report)
+    _print_test(report, "accuracy")
     print_line(f"majority baseline            {report['majority']:.3f}")
     _print_coverage(report)
     print_labels(report["labels"])
@@ -269,6 +277,31 @@ def _review_rows(
     return left, found
 
 
+def _test(options: argparse.Namespace, inputs: Inputs, method: str, bar: Bar) -> dict[str, Any] | None:
+    """The trained task's figures on the test set; None if its rows don't fit the task."""
+    from edgeslm_export.data.rows import load_answers
+    from edgeslm_export.evaluate.report_card import evaluate_learned
+
+    base = {HEAD: inputs.bundle, ENCODER: options.out}.get(method, inputs.base)
+    try:
+        return evaluate_learned(
+            load_bundle(options.out),
+            base or options.out,
+            load_answers(options.test),
+            on_progress=bar,
+            debug=options.debug,
+        )
+    except ExportError as error:  # hours of training aren't lost for it
+        bar.say(f"Not tested on {options.test}: {error}")
+        return None
+
+
+def _print_test(report: dict[str, Any], figure: str) -> None:
+    """Prints the accuracy on the test set, if there was one."""
+    if test := report.get("test"):
+        print_line(f"{'test set':<29}{test[figure]:.3f} of {test['rows']} rows")
+
+
 HOW = {
     "head": "a head on the frozen encoder",
     "encoder": "a trained encoder with its head",
@@ -316,7 +349,11 @@ def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) ->
 def _print_coverage(report: dict[str, Any]) -> None:
     """Prints the coverage (share of answered messages) at each error rate."""
     for wanted, share in report.get("coverage", {}).items():
-        least = f"not reachable: lowest guaranteed error rate is {report.get('least_error', 1):.3f}"
+        needed = rows_to_guarantee(float(wanted))
+        least = (
+            f"not reachable (lowest guaranteed: {report.get('least_error', 1):.3f}); needs more labelled "
+            f"rows, at least {needed} that it gets right"
+        )
         print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")
 
 

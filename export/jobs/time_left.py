@@ -10,13 +10,16 @@ from edgeslm_export.jobs.subprocess_job import OnProgress
 _AFTER_S = 20.0
 """Seconds before the first estimate."""
 _LEAST_DONE = 0.02
+_PRIOR = 0.1
+"""Share of the job that the expected time counts as, beside what was measured."""
 
 
 class TimeLeft:
     """Passes progress on to another callback, with the time left for all steps.
 
     :param shares: expected share of each step in the whole time, by name and in order. :param counts: whether
-        progress that is described so is that of its step.
+        progress that is described so is that of its step. :param expected_s: expected seconds of all steps,
+        which steady the first estimates.
     """
 
     def __init__(
@@ -25,10 +28,13 @@ class TimeLeft:
         shares: Mapping[str, float],
         *,
         counts: Callable[[str], bool] = lambda what: True,
+        expected_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_progress, self._clock, self._counts = on_progress, clock, counts
         whole = sum(shares.values())
+        self._prior = 0.0 if expected_s is None else _PRIOR
+        self._prior_s = self._prior * (expected_s or 0.0)
         self._shares = {step: share / whole for step, share in shares.items()}
         self._start = clock()
         self._before = self._share = self._part = 0.0
@@ -50,7 +56,8 @@ class TimeLeft:
             self._first = part
         done_here = part - self._first
         if elapsed >= _AFTER_S and done_here >= _LEAST_DONE:
-            what = f"{what}, about {duration(elapsed * (1 - part) / done_here)} left"
+            whole_s = (elapsed + self._prior_s) / (done_here + self._prior)
+            what = f"{what}, about {duration(whole_s * (1 - part))} left"
         self._on_progress(done, total, what)
 
 

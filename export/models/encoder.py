@@ -70,6 +70,15 @@ def export_encoder(
     return manifest, {**measured, **{key: report[key] for key in ("cosine_to_float", "rank_agreement")}}
 
 
+def prepare_export(architecture: str, announce: Announce, *, debug: bool = False) -> None:
+    """Makes what the export of an encoder needs, so that nothing is downloaded after hours of training.
+
+    :raises ExportError: it can't be made.
+    """
+    if architecture not in BY_TORCH:
+        optimum_python(announce, debug=debug)
+
+
 def fill_encoder(
     origin: Origin,
     stage: Path,

@@ -174,6 +174,12 @@ def log_softmax(logits: Floats) -> Floats:
     return np.asarray(np.maximum(library(logits, axis=1), lowest))
 
 
+def rows_to_guarantee(error: float) -> int:
+    """Number of rows that must be answered, all of them right, before ``risk_curve`` guarantees an error
+    rate."""
+    return math.ceil(math.log(1 - _CERTAINTY) / math.log(1 - error))
+
+
 def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
     """Error rate and coverage at each threshold; ``confidence`` and ``right`` are [rows].
 

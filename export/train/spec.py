@@ -149,6 +149,14 @@ class Tried(Protocol):
     def texts_per_s(self) -> float: ...
 
 
+def tell_interim(trial: Tried) -> str:
+    """What the user is told after a method, while others follow."""
+    return (
+        f"{trial.method}: {trial.right.mean():.3f} of {len(trial.held)} held-out rows right. Other methods "
+        f"follow; to stop here, interrupt and take --method {trial.method}."
+    )
+
+
 class Method(Protocol[AnyTrial]):
     """A method of training a task."""
 

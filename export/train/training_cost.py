@@ -44,10 +44,13 @@ _TRAINING: Final = "training"
 def timed(budget: Budget, spec: TaskSpec | FieldSpec, inputs: Inputs, notes: Notes) -> Budget:
     """Tells the user the expected time. :return: the budget with the time left in its progress."""
     steps = expected_steps(spec, inputs, budget, notes, matmul_gflops())
-    budget.announce(f"Training takes about {duration(sum(steps.values()))} on this machine.")
+    whole = sum(steps.values())
+    budget.announce(f"Training takes about {duration(whole)} on this machine.")
     if budget.on_progress is None:
         return budget
-    pace = TimeLeft(budget.on_progress, steps, counts=lambda what: what.startswith(_TRAINING))
+    pace = TimeLeft(
+        budget.on_progress, steps, counts=lambda what: what.startswith(_TRAINING), expected_s=whole
+    )
 
     def begin(step: str) -> None:
         if step in steps:

@@ -31,7 +31,16 @@ from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.loop import reproducible
 from edgeslm_export.train.methods import make_field_methods, make_methods
-from edgeslm_export.train.spec import AnyTrial, Budget, Inputs, Method, TaskSpec, Trial, drift_reference
+from edgeslm_export.train.spec import (
+    AnyTrial,
+    Budget,
+    Inputs,
+    Method,
+    TaskSpec,
+    Trial,
+    drift_reference,
+    tell_interim,
+)
 from edgeslm_export.train.training_cost import timed
 
 from edgeslm import __version__
@@ -343,7 +352,9 @@ def try_methods(
     tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
     for number, method in enumerate(methods, 1):
         try:
-            tried.append((method, method.try_out()))
+            tried.append((method, trial := method.try_out()))
+            if number < len(methods):
+                budget.announce(tell_interim(trial))
         except ExportError as error:
             if number == len(methods) and not tried:
                 raise

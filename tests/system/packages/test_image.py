@@ -55,8 +55,8 @@ def app(tmp_path_factory: pytest.TempPathFactory, starter: Path) -> Iterator[App
     folder = tmp_path_factory.mktemp("broker")
     (IMAGE / "data").mkdir()
     (IMAGE / "data/options.json").write_text('{"log_level": "info"}')
-    model = "smollm2-135m-int4"
-    shutil.copytree(starter / model, IMAGE / "config/bundles" / model)
+    for model in ("smollm2-135m-int4", "minilm-l6-int8"):
+        shutil.copytree(starter / model, IMAGE / "config/bundles" / model)
     (IMAGE / "etc/hosts").write_text(f"127.0.0.1 localhost\n{ADDON} supervisor\n")
     broker = Mosquitto(folder)
     broker.start()
@@ -87,7 +87,11 @@ def test_the_image_has_licences_and_no_tools_of_its_build() -> None:
     assert not list((IMAGE / "opt/edgeslm/bin").glob("pip*")) and not (IMAGE / "source").exists()
     megabytes = int(call("du", "-sm", "/opt/edgeslm").split()[0])
     print(f"/opt/edgeslm: {megabytes} MB")
-    assert megabytes < 300
+    assert megabytes < 500
+
+
+def test_the_image_can_teach() -> None:
+    call("/opt/edgeslm/bin/python3", "-I", "-c", "import edgeslm_export.train.logistic_head, sklearn")
 
 
 def test_a_message_of_the_house_gets_its_label(app: App) -> None:

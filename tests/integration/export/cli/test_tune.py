@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from edgeslm_export.cli import main, tune
 from edgeslm_export.cli.progress import Bar
-from edgeslm_export.data.rows import FieldsRow
+from edgeslm_export.data.rows import FieldsRow, LabelledRow
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.sources.node import NodeTask
 from edgeslm_export.train.spec import Budget, Inputs
@@ -333,7 +333,10 @@ def test_tune_shows_what_each_way_is_worth(
     assert ["head", "0.875", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "-"] in lines
     assert ["lora", "0.938", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "2.1", "GB"] in lines
     assert "max_error: 0.05              answers 91.3%" in shown
-    assert "max_error: 0.02              not reachable: lowest guaranteed error rate is 0.031" in shown
+    assert (
+        "max_error: 0.02              not reachable (lowest guaranteed: 0.031); needs more labelled rows, at "
+        "least 80 that it gets right" in shown
+    )
 
 
 def test_tune_shows_how_often_each_field_is_right(
@@ -360,6 +363,29 @@ def test_tune_shows_how_often_each_field_is_right(
     assert ["qlora", "0.750", "0.500", "to", "1.000", "4", "-", "2.2", "113.0", "MB", "3.0", "GB"] in lines
     assert "max_error: 0.05              answers 50.0%" in shown
     assert ["machine", "3", "0.667", "0.300", "to", "0.900", "0.500", "-", "0.400"] in lines
+
+
+@pytest.mark.parametrize(("label", "is_tested"), [("ham", True), ("neither", False)])
+def test_tune_shows_the_accuracy_on_a_test_set(
+    tmp_path: Path,
+    lesson: FakeLesson,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    label: str,
+    is_tested: bool,
+) -> None:
+    def evaluate(bundle: object, base: object, rows: list[LabelledRow], **_: object) -> dict[str, Any]:
+        if rows[0].label == "neither":
+            raise ExportError("Row 1 has the label 'neither', which the task doesn't know.")
+        return {"accuracy": 0.75, "rows": len(rows)}
+
+    monkeypatch.setattr(tune, "load_bundle", lambda folder: folder)
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.evaluate_learned", evaluate)
+    test = write_rows(tmp_path / "test.jsonl", [{"text": f"new {row}", "label": label} for row in range(4)])
+    assert main.main([*_tune(tmp_path), "--test", str(test)]) == 0
+    said = capsys.readouterr()
+    assert ("test set                     0.750 of 4 rows" in said.out.splitlines()) == is_tested
+    assert ("Not tested on" in said.err) != is_tested
 
 
 def test_tune_gives_the_whole_report_as_json(

@@ -236,4 +236,4 @@ def test_what_was_measured_is_told() -> None:
     ]
     tested = index.model_copy(update={"divergences": (0.0011, 0.0026)}).render()
     assert "self-test: 2 of 2 answers as on the build machine (largest divergence 0.003 nats)" in tested
-    assert "The machine is busy" in index.model_copy(update={"seconds": {}}).render()
+    assert "too busy to compare threads" in index.model_copy(update={"seconds": {}}).render()

@@ -82,6 +82,20 @@ def test_a_step_may_start_again(said: list[str]) -> None:
     assert said == ["reading", "building, about 20 s left", "quantizing, about 5 min left"]
 
 
+def test_an_expected_time_steadies_the_first_estimates() -> None:
+    said: list[str] = []
+    clock = Clock()
+    job = TimeLeft(lambda done, total, what: said.append(what), SHARES, expected_s=600.0, clock=clock)
+    job.begin("study")
+    job(0, 1, "reading")
+    clock.now += 60
+    job(1, 10, "reading")  # a fiftieth of the whole, which alone says 50 minutes
+    clock.now += 240
+    job.begin("build")
+    job(1, 2, "building")
+    assert said[1:] == ["reading, about 16 min left", "building, about 40 s left"]
+
+
 @given(st.sampled_from(list(SHARES)), st.integers(0, 10), st.integers(0, 10), st.floats(0, 1e6))
 def test_any_progress_is_passed_on(step: str, done: int, total: int, elapsed: float) -> None:
     said: list[str] = []
