@@ -7,6 +7,7 @@ text. A correction with a sender ``by`` came over MQTT; it is left out unless so
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -385,3 +386,12 @@ def _time(value: object) -> datetime | None:
         return None
     time = datetime.fromisoformat(value)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def digest_rows(rows: Sequence[LabelledRow | FieldsRow]) -> str:
+    """SHA-256 of the rows' content, the same for CSV and JSON Lines."""
+    content = "\n".join(
+        json.dumps([row.text, row.label if isinstance(row, LabelledRow) else dict(row.fields)])
+        for row in rows
+    )
+    return hashlib.sha256(content.encode()).hexdigest()

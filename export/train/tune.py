@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.bundle.writer import created_at, staged, write_manifest, write_report
-from edgeslm_export.data.rows import FieldsRow, LabelledRow, bare_text, equal_texts, load_answers
+from edgeslm_export.data.rows import FieldsRow, LabelledRow, bare_text, digest_rows, equal_texts, load_answers
 from edgeslm_export.evaluate.task_eval import check_answers, schema_of, without_nulls
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.optimum_env import cache_folder
@@ -168,7 +168,7 @@ def learn(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Does the same as ``tune``, for rows in memory. :param name: name of the rows, for the manifest. :param
     doubted: the ``number`` of each row that isn't trained on."""
-    source = Source(id=name, revision=f"sha256:{_digest(rows)}")
+    source = Source(id=name, revision=f"sha256:{digest_rows(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
         return learn_fields(make_field_spec(task, fields), source, out, inputs, budget)
@@ -446,12 +446,3 @@ def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, spec
             for trial in trials
         },
     }
-
-
-def _digest(rows: Sequence[LabelledRow | FieldsRow]) -> str:
-    """SHA-256 of the rows' content, the same for CSV and JSON Lines."""
-    content = "\n".join(
-        json.dumps([row.text, row.label if isinstance(row, LabelledRow) else dict(row.fields)])
-        for row in rows
-    )
-    return hashlib.sha256(content.encode()).hexdigest()
