@@ -28,6 +28,10 @@ class Stopped(BundleError):
     """The download was cancelled."""
 
 
+class TooLarge(BundleError):
+    """More bytes came, or would come, than are allowed."""
+
+
 class Allowance:
     """
     :param folder: folder that the bundle is written to.
@@ -41,23 +45,37 @@ class Allowance:
         self._stop = stop
         self.show = show
 
-    def pour(self, read: IO[bytes] | Any, written: IO[bytes], done: int, size: int | None, what: str) -> int:
+    def pour(
+        self,
+        read: IO[bytes] | Any,
+        written: IO[bytes],
+        done: int,
+        size: int | None,
+        what: str,
+        most: int | None = None,
+    ) -> int:
         """Copies the stream ``read`` to the stream ``written``. :param done: number of bytes copied by
-        earlier calls. :return: number of bytes copied by this call and the earlier calls."""
+        earlier calls. :param most: largest number of bytes, besides the budget. :return: number of bytes
+        copied by this call and the earlier calls.
+
+        :raises TooLarge: there are more bytes.
+        """
         # read1 returns what one network read brings: a slow sender must not delay a cancellation.
         some = getattr(read, "read1", read.read)
         while piece := some(PIECE):
             self.look()
             done += len(piece)
             self.check_budget(done, what)
+            if most is not None and done > most:
+                raise TooLarge(f"{what}: it is longer than the {most} bytes that were announced")
             written.write(piece)
             self.show(done, size)
         return done
 
     def check_budget(self, size: int, what: str) -> None:
-        """:raises BundleError: the ``size`` in bytes is above the budget."""
+        """:raises TooLarge: the ``size`` in bytes is above the budget."""
         if size > self.budget_bytes:
-            raise BundleError(
+            raise TooLarge(
                 f"{what}: it has more than the {self.budget_bytes / 1e6:.0f} MB that a bundle may have "
                 "(updates.budget_bytes)"
             )

@@ -97,9 +97,10 @@ class Download:
         self._within = tuple(start.rstrip("/") + "/" for start in within if start.startswith(schemes))
         self._schemes = schemes
 
-    def bring(self, url: str, file: Path) -> None:
+    def bring(self, url: str, file: Path, most: int | None = None) -> None:
         """Downloads ``url`` to ``file``, which may already hold the first part.
 
+        :param most: largest size of the file, besides the budget.
         :raises Unreachable: the server doesn't answer, or the download broke off.
         :raises BundleError: the server isn't trusted or refuses the request, or the file is too large.
         """
@@ -107,7 +108,7 @@ class Download:
         while True:
             before = file.stat().st_size if file.exists() else 0
             try:
-                self._fetch(url, file)
+                self._fetch(url, file, most)
                 return
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
@@ -130,7 +131,7 @@ class Download:
             log.warning("%s broke off (%s); retry in %g s", url, why, left[0])
             self._allowance.wait(left.pop(0))
 
-    def _fetch(self, url: str, file: Path) -> None:
+    def _fetch(self, url: str, file: Path, most: int | None) -> None:
         """Makes one attempt to download ``url``; resumes at the end of ``file`` if the server's copy is
         unchanged."""
         notes = file.with_suffix(".json")
@@ -167,7 +168,7 @@ class Download:
                 tag = None  # a weak tag doesn't promise the same bytes
             notes.write_text(json.dumps({"tag": tag, "size": size, "url": url}))
             with file.open("ab" if goes_on else "wb") as written:
-                done = self._allowance.pour(answer, written, have, size, url)
+                done = self._allowance.pour(answer, written, have, size, url, most)
                 written.flush()
                 os.fsync(written.fileno())
             if size is not None and done < size:

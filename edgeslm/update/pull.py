@@ -25,9 +25,9 @@ from edgeslm.bundle.manifest import Bundle, Source
 from edgeslm.bundle.onnx_file import read_onnx
 from edgeslm.bundle.ready_model import SMALL, ReadyModel, check_names, check_weights, judge, read_settings
 from edgeslm.engine.prepack.golden import FILE as GOLDEN
-from edgeslm.engine.prepack.ready import ReadyTrial, make_bundle
+from edgeslm.engine.prepack.ready import ReadyTrial, check_memory, make_bundle
 from edgeslm.errors import BundleError
-from edgeslm.update.allowance import PIECE, Show
+from edgeslm.update.allowance import PIECE, Show, Stopped
 from edgeslm.update.downloads import ServerLogin, Unreachable
 from edgeslm.update.sources import SCHEME
 from edgeslm.update.staging import KEPT_S, Staging
@@ -127,10 +127,8 @@ class ModelHub:
         """:raises BundleError: no such model or folder, no access, or an answer that isn't a hub's."""
         revision = quote(wanted.revision, safe="")
         url = f"{self._url}/api/models/{wanted.repo}/revision/{revision}?blobs=true"
-        raw = self._staging.fetch(url, None, lambda stream, name: stream.read(_DESCRIPTION_BYTES + 1))
+        raw = self._staging.fetch(url, None, lambda stream, name: stream.read(), _DESCRIPTION_BYTES)
         try:
-            if len(raw) > _DESCRIPTION_BYTES:
-                raise ValueError("too long")
             return _model(json.loads(raw), wanted)
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{url}: not the description of a model ({error})") from None
@@ -141,11 +139,13 @@ class ModelHub:
         :raises BundleError: a download failed, or a file isn't the promised one.
         """
         names = [name for name in dict.fromkeys(names) if not _is_whole(folder / name, model.files[name])]
-        self._staging.check_room(sum(model.files[name].size for name in names), str(wanted))
+        present = sum(file.size for name, file in model.files.items() if (folder / name).is_file())
+        self._staging.check_room(sum(model.files[name].size for name in names), str(wanted), present)
         for name in names:
             path = "/".join(filter(None, (wanted.inside, name)))
             url = f"{self._url}/{wanted.repo}/resolve/{model.source.revision}/{quote(path)}"
-            self._staging.fetch(url, None, _Keep(url, model.files[name], folder / name))
+            file = model.files[name]
+            self._staging.fetch(url, None, _Keep(url, file, folder / name), file.size)
 
 
 class _Keep:
@@ -175,6 +175,7 @@ def pull(wanted: HubId, store: Store, hub: ModelHub) -> tuple[Bundle, ReadyModel
         hub.bring(model, wanted, [graph], folder)
         onnx = read_onnx(folder / graph)
         check_weights(folder, sizes, onnx)
+        check_memory(str(wanted), sum(sizes[name] for name in (graph, *onnx.external)))
         hub.bring(model, wanted, onnx.external, folder)
         ready = judge(folder)
         _, trial = make_bundle(folder, ready, model.source, model.revised)
@@ -185,7 +186,8 @@ def pull(wanted: HubId, store: Store, hub: ModelHub) -> tuple[Bundle, ReadyModel
 
 @contextmanager
 def _own_folder(folder: Path, what: str) -> Iterator[Path]:
-    """The folder of one pull, locked; folders of old, unfinished pulls are removed."""
+    """The folder of one pull, locked. It is kept for the next pull if this one is interrupted, and removed if
+    the model can't be served; folders of old, unfinished pulls are removed too."""
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.glob(f"{_FOLDER}*"):
         with suppress(FileNotFoundError):  # that pull has just ended
@@ -201,6 +203,11 @@ def _own_folder(folder: Path, what: str) -> Iterator[Path]:
             with suppress(FileNotFoundError):
                 (folder / name).unlink()
         yield folder
+    except (Stopped, Unreachable):
+        raise  # the next pull goes on
+    except BundleError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         os.close(lock)
 
@@ -217,7 +224,7 @@ def _model(told: Any, wanted: HubId) -> HubModel:
                 raise ValueError(f"a file has the size {size!r} or a name with control characters")
             files[name[len(start) :]] = HubFile(size, *map(_digest, digests))
     check_names(files, str(wanted))
-    direct = {name: file for name, file in files.items() if "/" not in name}
+    direct = {name: file for name, file in files.items() if "/" not in name and name not in (".", "..")}
     revision = str(told["sha"])
     if not re.fullmatch(r"[0-9a-f]{40,64}", revision):
         raise ValueError("its revision isn't a digest")

@@ -21,7 +21,7 @@ from typing import IO, Any, Final, TypeVar
 from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import Job, JobError
-from edgeslm.update.allowance import Allowance, Show, Stopped
+from edgeslm.update.allowance import Allowance, Show, Stopped, TooLarge
 from edgeslm.update.downloads import Download, Promise, ServerLogin, Unreachable
 from edgeslm.update.sources import SCHEME
 from edgeslm.update.store import Store
@@ -116,13 +116,22 @@ class Staging:
         except OSError as error:
             raise BundleError(f"{error.filename or name}: {error.strerror or error}") from None
 
-    def check_room(self, size: int, what: str) -> None:
-        """:raises BundleError: ``size`` bytes are above the budget or the free disk space."""
+    def check_room(self, size: int, what: str, present: int = 0) -> None:
+        """:param size: bytes to come. :param present: bytes of the same bundle that are there.
+        :raises BundleError: they are above the budget or the free disk space."""
+        self._allowance.check_budget(size + present, what)
         self._allowance.check_room(size, what)
 
-    def fetch(self, url: str, promise: Promise | None, use: Callable[[IO[bytes], str], Brought]) -> Brought:
+    def fetch(
+        self,
+        url: str,
+        promise: Promise | None,
+        use: Callable[[IO[bytes], str], Brought],
+        most: int | None = None,
+    ) -> Brought:
         """Downloads a file, calls ``use`` with the open file and its name, and deletes the file.
 
+        :param most: largest size of a file without a promise, besides the budget.
         :return: the value of ``use``.
         :raises BundleError: as :meth:`bring`. :raises OSError: a disk error.
         """
@@ -137,10 +146,10 @@ class Staging:
             try:
                 if promise is not None:
                     self._allowance.check_room(promise.size - file.stat().st_size, url)
-                self._download.bring(url, file)
-            except BundleError:
-                if not file.stat().st_size:
-                    file.unlink()
+                self._download.bring(url, file, most if promise is None else promise.size)
+            except BundleError as error:
+                if isinstance(error, TooLarge) or not file.stat().st_size:
+                    _remove(file)
                 raise
             try:
                 if promise is not None:

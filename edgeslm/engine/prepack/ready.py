@@ -71,6 +71,17 @@ class _Order(BaseModel):
     report: dict[str, Any]
 
 
+def check_memory(name: str, weight_bytes: int, kv_bytes_per_token: int = 0, root: Path = Path("/")) -> None:
+    """:raises BundleError: a model with weights of this size doesn't fit into the available memory."""
+    needed = rough_memory_bytes(weight_bytes, 0, kv_bytes_per_token * _TOKENS) + RESERVE_BYTES
+    memory = read_memory(root)
+    if memory is not None and memory.available < needed:
+        raise BundleError(
+            f"{name}: too large for this machine: it takes {needed / 1e6:.0f} MB of memory, and "
+            f"{memory.available / 1e6:.0f} MB are available"
+        )
+
+
 def make_bundle(
     folder: Path,
     ready: ReadyModel,
@@ -89,13 +100,7 @@ def make_bundle(
     """
     amend(folder, ready)
     weights = sum((folder / name).stat().st_size for name in ready.files)
-    needed = rough_memory_bytes(weights, 0, ready.kv_bytes_per_token * _TOKENS) + RESERVE_BYTES
-    memory = read_memory(root)
-    if memory is not None and memory.available < needed:
-        raise BundleError(
-            f"{source.id}: too large for this machine: it takes {needed / 1e6:.0f} MB of memory, and "
-            f"{memory.available / 1e6:.0f} MB are available"
-        )
+    check_memory(source.id, weights, ready.kv_bytes_per_token, root)
     fields = {**ready.manifest_fields(source, created), "release": release}
     order = _Order(folder=folder.resolve(), fields=fields, report=ready.report())
     limit_s = timeout_s + weights / SLOWEST_BYTES_PER_S

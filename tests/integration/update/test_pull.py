@@ -139,14 +139,44 @@ def test_an_odd_description(case: str, hub: ModelHub, store: Store, monkeypatch:
 
 
 def test_names_that_lead_out_are_never_written(
-    hub: ModelHub, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: ModelHub, store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described = hub.describe("maker/tiny")
-    described["siblings"] += [{"rfilename": "cpu/../../../../evil.json", "size": 3, "blobId": "0" * 40}]
+    names = ["cpu/../../../../evil.json", "cpu/..", "cpu/.", "cpu//evil.json", "cpu/a/../../evil.json"]
+    described["siblings"] += [{"rfilename": name, "size": 3, "blobId": "0" * 40} for name in names]
     monkeypatch.setattr(hub, "describe", lambda name: described)
+    files = client(store, hub).describe(WANTED).files
+    assert set(files) == {file.name for file in folder.iterdir()}
     with pytest.raises(BundleError, match="tiny"):
         pull(WANTED, store, client(store, hub))  # ends where the engine meets weights of zeros
     assert not list(tmp_path.rglob("evil.json"))
+
+
+def test_a_file_that_is_longer_than_announced_is_cut_off(
+    hub: ModelHub, store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "model.onnx.data").write_bytes(bytes(20_000))
+    described = hub.describe("maker/tiny")
+    (folder / "model.onnx.data").write_bytes(bytes(5_000_000))
+    monkeypatch.setattr(hub, "describe", lambda name: described)
+    with pytest.raises(BundleError, match=r"model.onnx.data: it is longer than the 20000 bytes"):
+        pull(WANTED, store, client(store, hub))
+    assert list(store.folder.iterdir()) == []
+
+
+def test_the_budget_is_for_all_files_together(hub: ModelHub, store: Store, folder: Path) -> None:
+    weights, small = 50_000, sum(file.stat().st_size for file in folder.iterdir())
+    (folder / "model.onnx.data").write_bytes(bytes(weights))
+    with pytest.raises(BundleError, match=r"updates.budget_bytes"):
+        pull(WANTED, store, client(store, hub, weights + small // 2))
+    assert list(store.folder.iterdir()) == [], "no folder of a pull, no part"
+
+
+def test_a_model_that_the_memory_cant_hold_is_refused_before_its_weights_are_downloaded(
+    hub: ModelHub, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeslm.engine.prepack.ready.rough_memory_bytes", lambda *sizes: 10**15)
+    refuse(store, hub, "too large for this machine")
 
 
 def test_two_pulls_of_the_same_folder(hub: ModelHub, store: Store) -> None:
