@@ -304,7 +304,7 @@ def threshold_of(name: str, section: TaskSection, calibration: Calibration | Non
         raise ConfigError(
             [
                 f"tasks.{name}.max_error: {wanted} is not reachable: the lowest error rate guaranteed by "
-                f"its {calibration.rows} test rows is {least:.3f}; train it with more rows, or allow more"
+                f"its {calibration.rows} held-out rows is {least:.3f}; train it with more rows, or allow more"
             ]
         )
     return point.threshold

@@ -81,7 +81,8 @@ class LineReader(Protocol):
 def read_messages(
     file: Path, most_bytes: int | None = None, *, texts_of: LineReader = lambda line: None
 ) -> list[str]:
-    """Texts of a file with JSON lines ``{"text"}``, or with a text in each line.
+    """Texts of a file with JSON lines ``{"text"}``, or with a text in each line; of a ``.csv`` file, the
+    column ``text``.
 
     :param most_bytes: how much is read, from the end of the file; None: all.
     :param texts_of: reads lines of another form first.
@@ -96,6 +97,8 @@ def read_messages(
         lines = content.decode("utf-8", "strict" if not start else "replace").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise EdgeslmError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}.") from None
+    if file.suffix.lower() == ".csv":
+        return _column(file, "\n".join(lines))
     texts = []
     for line in lines[1 if start else 0 :]:
         text = line.rstrip("\r")
@@ -107,3 +110,16 @@ def read_messages(
             text = row["text"] if isinstance(row, dict) and isinstance(row.get("text"), str) else text
         texts += [text] if text.strip() else []
     return texts
+
+
+def _column(file: Path, content: str) -> list[str]:
+    """Texts of the column ``text``, whose separator may be that of a spreadsheet."""
+    import csv
+    import io
+
+    head = content.removeprefix("\ufeff").partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    rows = csv.DictReader(io.StringIO(content.removeprefix("\ufeff")), delimiter=separator, restval="")
+    if "text" not in (rows.fieldnames or ()):
+        raise EdgeslmError(f"{file} has no column text; its first line is {head[:80]!r}.")
+    return [text for row in rows if (text := row["text"]).strip()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm_export.cli.arguments import whole
@@ -23,6 +25,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--count", type=whole, default=10, metavar="N", help="messages to choose (default: %(default)s)"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write a CSV file with an empty column label to fill in, and the column guess",
     )
     command.add_argument(
         "--encoder", type=Path, metavar="BUNDLE", help="an encoder bundle (default: the starter's)"
@@ -51,12 +59,36 @@ def run(options: argparse.Namespace) -> None:
         vectors = np.concatenate([vectors, vectors_of(others, encoder)])
     chosen = choose(vectors, labelled, options.count)
     right = accuracy(vectors, texts, labelled)
+    if options.out is not None:
+        _write(options.out, [(texts[one.index], one.guess or "") for one in chosen])
     if options.json:
         told = [
             {"text": texts[one.index], "guess": one.guess, "confidence": one.confidence} for one in chosen
         ]
         print_json({"chosen": told, "labelled": len(rows), "accuracy": right})
         return
+    if right is not None:
+        low, high = right["interval"]
+        share = f"{right['share']:.2f} of them are right in cross-validation ({low:.2f} to {high:.2f})"
+        print_line(f"{len(rows)} labels: {share}")
+        for one in right["doubted"]:
+            print_line(f"perhaps {one['guess']} instead of {one['label']}: {one['text']}")
+    if options.out is not None:
+        print_line(f"{options.out}: {len(chosen)} messages to label in the column label")
+        return
     for one in chosen:
         guess = "" if one.guess is None else f"  ({one.guess} {one.confidence:.2f})"
         print_line(f"{texts[one.index]}{guess}")
+
+
+def _write(file: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """Writes the rows to label. :raises ExportError: the file exists, or can't be written."""
+    try:
+        with file.open("x", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("text", "label", "guess"))
+            writer.writerows((text, "", guess) for text, guess in rows)
+    except FileExistsError:
+        raise ExportError(f"{file} exists; it may have labels.") from None
+    except OSError as error:
+        raise ExportError(f"{file} can't be written: {error.strerror}.") from None

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.cli.arguments import find_base, whole
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_columns, print_json, print_line
-from edgeslm_export.cli.tune import HOW, add_budget, add_inputs, find_inputs, make_budget
+from edgeslm_export.cli.tune import add_budget, add_inputs, find_inputs, make_budget
+from edgeslm_export.cli.tune_report import HOW
 from edgeslm_export.train.spec import ENCODER, SURE
 
 from edgeslm.bundle.manifest import Source, load_bundle

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.cli.arguments import positive, share_of_label
 from edgeslm_export.cli.progress import Bar
-from edgeslm_export.cli.screen import print_columns, print_fields, print_json, print_labels, print_line
+from edgeslm_export.cli.screen import print_json, print_line
+from edgeslm_export.cli.tune_report import print_report, print_use
 from edgeslm_export.data.review import ASK, CHOICES, HeldOutLabels, doubted, load_tested, review_rows
 from edgeslm_export.data.rows import FieldsRow, LabelledRow, count_waiting, counted
 from edgeslm_export.jobs.subprocess_job import Announce
 from edgeslm_export.sources.node import NodeTask
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
 from edgeslm_export.starter import MODEL, Maker, default_folder
-from edgeslm_export.train.calibration import rows_to_guarantee
 from edgeslm_export.train.spec import ENCODER, HEAD, LORA, METHODS, QLORA, Budget, Inputs
 
 from edgeslm.bundle.manifest import load_bundle
@@ -215,18 +215,14 @@ def _train(options: argparse.Namespace, node: NodeTask | None = None) -> None:
     if options.json:
         print_json({"bundle": str(options.out), **report})
         return
-    print_line(
-        f"{options.out}: learned {task.name} from {report['learned_from']} rows: {HOW[report['method']]}"
-    )
-    if "fields" in report:
-        _print_fields(report)
-        _print_test(report, "exact")
-        return
-    _print_methods(report)
-    _print_test(report, "accuracy")
-    print_line(f"majority baseline            {report['majority']:.3f}")
-    _print_coverage(report)
-    print_labels(report["labels"])
+    print_report(task.name, report, options.out)
+    if node is None:
+        print_use(task.name, options.out, _base_of(inputs, report["method"]))
+
+
+def _base_of(inputs: Inputs, method: str) -> Path | None:
+    """The bundle that the trained task runs on; None if it brings its own encoder."""
+    return None if method == ENCODER else inputs.bundle if method == HEAD else inputs.base
 
 
 def _check_encoder(inputs: Inputs, budget: Budget, node: NodeTask | None) -> None:
@@ -282,11 +278,10 @@ def _test(options: argparse.Namespace, inputs: Inputs, method: str, bar: Bar) ->
     from edgeslm_export.data.rows import load_answers
     from edgeslm_export.evaluate.report_card import evaluate_learned
 
-    base = {HEAD: inputs.bundle, ENCODER: options.out}.get(method, inputs.base)
     try:
         return evaluate_learned(
             load_bundle(options.out),
-            base or options.out,
+            _base_of(inputs, method) or options.out,
             load_answers(options.test),
             on_progress=bar,
             debug=options.debug,
@@ -294,67 +289,6 @@ def _test(options: argparse.Namespace, inputs: Inputs, method: str, bar: Bar) ->
     except ExportError as error:  # hours of training aren't lost for it
         bar.say(f"Not tested on {options.test}: {error}")
         return None
-
-
-def _print_test(report: dict[str, Any], figure: str) -> None:
-    """Prints the accuracy on the test set, if there was one."""
-    if test := report.get("test"):
-        print_line(f"{'test set':<29}{test[figure]:.3f} of {test['rows']} rows")
-
-
-HOW = {
-    "head": "a head on the frozen encoder",
-    "encoder": "a trained encoder with its head",
-    "lora": "an adapter for the decoder",
-    "qlora": "an adapter for the decoder",
-}
-
-
-def _print_fields(report: dict[str, Any]) -> None:
-    columns = ("method", "all fields right", *_COMPARED)
-    _print_table(report, columns, "exact")
-    _print_coverage(report)
-    print_fields(report["fields"])
-
-
-def _print_methods(report: dict[str, Any]) -> None:
-    _print_table(report, ("method", "accuracy", *_COMPARED), "accuracy")
-    if "without_doubted" in report:
-        print_line(f"without rows with doubtful labels   {report['without_doubted']:.3f}")
-
-
-_COMPARED = ("95 % interval", "rows held out", "calibration error", "messages/s", "bytes", "training memory")
-
-
-def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) -> None:
-    """Prints a row for each method that was tried."""
-    rows = []
-    for name, of in report["methods"].items():
-        measured, error = report["measured"][name], of["calibration_error"]
-        rows.append(
-            (
-                name,
-                f"{of[figure]:.3f}",
-                "{:.3f} to {:.3f}".format(*of["interval"]),
-                str(of["held_out"]),
-                "-" if error is None else f"{error:.3f}",
-                f"{measured['texts_per_s']:.{0 if measured['texts_per_s'] >= 10 else 1}f}",
-                f"{measured['bytes'] / 1e6:.1f} MB",
-                "-" if measured["peak_rss"] is None else f"{measured['peak_rss'] / 1e9:.1f} GB",
-            )
-        )
-    print_columns(columns, rows)
-
-
-def _print_coverage(report: dict[str, Any]) -> None:
-    """Prints the coverage (share of answered messages) at each error rate."""
-    for wanted, share in report.get("coverage", {}).items():
-        needed = rows_to_guarantee(float(wanted))
-        least = (
-            f"not reachable (lowest guaranteed: {report.get('least_error', 1):.3f}); needs more labelled "
-            f"rows, at least {needed} that it gets right"
-        )
-        print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")
 
 
 def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:

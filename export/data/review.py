@@ -111,7 +111,8 @@ def _review_findings(
             say(f"  {counted(len(numbers), 'row is', 'rows are')} {how}.")
         elif may_go and not clean:
             stay, what = ("It stays", "it") if one else ("They stay", "them")
-            say(f"  {stay}; --clean {finding.kind} drops {what}.")
+            correct = "correct the wrong ones in the file, or " if finding.kind == LABELS else ""
+            say(f"  {stay}; {correct}--clean {finding.kind} drops {what}.")
         entry = {"kind": finding.kind, "rows": numbers, "sentence": finding.sentence, "dropped": drops}
         report.append(entry)
     # Rows with a wrong label stay for validation; the caller leaves them out of training (``doubted``).

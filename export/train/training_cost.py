@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -43,7 +43,12 @@ _TRAINING: Final = "training"
 
 def timed(budget: Budget, spec: TaskSpec | FieldSpec, inputs: Inputs, notes: Notes) -> Budget:
     """Tells the user the expected time. :return: the budget with the time left in its progress."""
-    steps = expected_steps(spec, inputs, budget, notes, matmul_gflops())
+    gflops = matmul_gflops()
+    steps = expected_steps(spec, inputs, budget, notes, gflops)
+    for sentence in _too_short(
+        steps, expected_steps(spec, inputs, replace(budget, seconds=0), notes, gflops), budget
+    ):
+        budget.announce(sentence)
     whole = sum(steps.values())
     budget.announce(f"Training takes about {duration(whole)} on this machine.")
     if budget.on_progress is None:
@@ -57,6 +62,19 @@ def timed(budget: Budget, spec: TaskSpec | FieldSpec, inputs: Inputs, notes: Not
             pace.begin(step)
 
     return replace(budget, on_progress=pace, begin=begin)
+
+
+def _too_short(steps: Mapping[str, float], unlimited: Mapping[str, float], budget: Budget) -> Iterator[str]:
+    """Sentences on methods for which the time limit is probably too short, so that they would fail."""
+    for method in (ENCODER, LORA, QLORA):
+        names = [name for name in steps if name.startswith(f"{method}-")]
+        cut = sum(unlimited[name] - steps[name] for name in names)
+        if budget.seconds and cut > budget.seconds:  # less than half of the rows would be seen
+            needed = duration(budget.seconds + cut)
+            yield (
+                f"The method {method} takes about {needed} here, so --minutes {budget.seconds / 60:g} is "
+                "probably too short; allow more, or take another --method."
+            )
 
 
 def expected_steps(

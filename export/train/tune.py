@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 FEWEST_ROWS: Final = 2
 """Minimum number of rows of each label: one for training and one for testing."""
 FEWEST_FIELD_ROWS: Final = 10
-RISKS: Final = (0.05, 0.02, 0.01)
+RISKS: Final = (0.1, 0.05, 0.02, 0.01)
 """Error rates for which the report shows the coverage."""
 _MUCH_SLOWER: Final = 4
 """A method counts as much slower if it takes more than this many times as long as another. A fine-tuned

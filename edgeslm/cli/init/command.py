@@ -166,6 +166,11 @@ def _heard(arguments: argparse.Namespace) -> tuple[Traffic, float]:
 
 def _recorded(file: Path) -> Traffic:
     """Messages of a file. :raises EdgeslmError: it can't be read, or has no messages."""
+    if file.suffix.lower() == ".csv":
+        raise EdgeslmError(
+            f"{file} is a CSV file, which has no topics; edgeslm-export tune trains a task on it, and "
+            "edgeslm teach TASK --from takes its texts."
+        )
     traffic = Traffic()
     try:
         with file.open("rb") as lines:

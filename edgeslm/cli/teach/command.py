@@ -45,8 +45,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         dest="file",
         type=Path,
         metavar="FILE",
-        help='messages: JSON lines {"text"}, texts, or lines `TOPIC PAYLOAD` of the routes (default: those '
-        "labelled before)",
+        help='messages: JSON lines {"text"}, CSV with this column, texts, or lines `TOPIC PAYLOAD` of the '
+        "routes (default: those labelled before)",
     )
     whence.add_argument(
         "--listen", type=float, metavar="S", help="take messages of the task's routes for S seconds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import time
 from collections.abc import Iterator
@@ -126,6 +127,7 @@ def test_init_proposes_what_teach_trains(installed: Installed, starter: Path, tm
     said = installed("edgeslm", "init", file, *recorded, *bundle, "--labels", "plumbing, electrical")
     assert "building/+/note" in said
     (tmp_path / "texts.txt").write_text("\n".join(texts))
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     encoder = ("--encoder", starter / "minilm-l6-int8")
     # All messages of a round get one label, then the other: it is about the way, not the accuracy.
     typed = "1\n2\n" * 6 + "q\n"
@@ -135,6 +137,13 @@ def test_init_proposes_what_teach_trains(installed: Installed, starter: Path, tm
     assert (tmp_path / "edgeslm-state/learned/label/manifest.json").is_file()
     chosen = installed("edgeslm-export", "choose", tmp_path / "edgeslm-state/feedback/label.jsonl", *encoder)
     assert len(chosen.splitlines()) == 10
+    written, labelled = tmp_path / "to-label.csv", tmp_path / "labelled.csv"
+    labelled.write_text("text,label\n" + "".join(f"{text},{'ab'['light' in text]}\n" for text in texts[:12]))
+    options = ("--labelled", labelled, "--count", "5", "--out", written, *encoder)
+    said = installed("edgeslm-export", "choose", tmp_path / "texts.jsonl", *options)
+    assert "12 labels: " in said and f"{written}: 5 messages to label" in said
+    rows = list(csv.DictReader(written.read_text().splitlines()))
+    assert len(rows) == 5 and all(row["label"] == "" and row["guess"] in ("a", "b") for row in rows)
 
 
 def test_fleet_forgets_a_node_that_is_gone(installed: Installed, hall: Hall) -> None:

@@ -290,7 +290,7 @@ def test_an_error_that_cant_be_promised_is_refused() -> None:
         make_learned(bundle, max_error=0.01)
     (problem,) = caught.value.problems
     assert problem.startswith("tasks.triage.max_error: 0.01 is not reachable")
-    assert "guaranteed by its 50 test rows is 0.020" in problem
+    assert "guaranteed by its 50 held-out rows is 0.020" in problem
 
 
 def test_what_a_teacher_taught_promises_no_error() -> None:

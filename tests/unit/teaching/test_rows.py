@@ -60,6 +60,27 @@ def test_recorded_messages_are_lines_or_json(tmp_path: Path) -> None:
     assert read_messages(file) == ["one", "two", '{"text": 3}', "[1]"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text,label\n"one, two",a\n,b\nthree\n',
+        '\ufefflabel;text\na;"one, two"\nb;\nc;three\n',
+        'text\n"one, two"\r\n\r\nthree\r\n',
+    ],
+)
+def test_of_a_csv_file_the_column_text_is_read(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text(content, encoding="utf-8", newline="")
+    assert read_messages(file) == ["one, two", "three"]
+
+
+def test_a_csv_file_without_that_column_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text("note,label\na,b\n")
+    with pytest.raises(EdgeslmError, match="has no column text; its first line is 'note,label'"):
+        read_messages(file)
+
+
 def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "triage.txt"
     file.write_text("".join(f"message {number:04}\n" for number in range(1000)))

@@ -108,6 +108,13 @@ def test_labels_are_shown_as_understood_and_may_be_typed_again(
     assert dict(load_config(file).tasks["label"].labels or {}) == labels
 
 
+def test_a_csv_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "notes.CSV"
+    lines.write_text("text,label\nshaft of conveyor 3 bent,mechanical\n")
+    assert init(tmp_path / "n.yaml", "--broker", "localhost", "--from", lines, *LABELS) == 1
+    assert "is a CSV file, which has no topics; edgeslm-export tune" in capsys.readouterr().err
+
+
 def test_traffic_without_text_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("a 21\nb ON\n")

@@ -334,8 +334,8 @@ def test_tune_shows_what_each_way_is_worth(
     assert ["lora", "0.938", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "2.1", "GB"] in lines
     assert "max_error: 0.05              answers 91.3%" in shown
     assert (
-        "max_error: 0.02              not reachable (lowest guaranteed: 0.031); needs more labelled rows, at "
-        "least 80 that it gets right" in shown
+        "max_error: 0.02              not reachable (lowest guaranteed: 0.031); label more: this takes 80 "
+        "confident answers without an error" in shown
     )
 
 

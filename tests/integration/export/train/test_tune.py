@@ -93,7 +93,7 @@ def test_what_was_learned_is_said_in_the_manifest(tmp_path: Path, fake_encoder: 
 def test_the_report_promises_what_a_device_will_do(tmp_path: Path, fake_encoder: Path) -> None:
     task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ab", 40)
     manifest, report = tune.tune(task, data, tmp_path / "out", Inputs(fake_encoder), QUIET)
-    assert list(report["coverage"]) == ["0.05", "0.02", "0.01"]
+    assert list(report["coverage"]) == ["0.1", "0.05", "0.02", "0.01"]
     assert manifest.learned is not None and manifest.learned.calibration is not None
     point = find_threshold(manifest.learned.calibration, 0.05)
     assert point is not None

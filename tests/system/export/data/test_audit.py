@@ -265,7 +265,7 @@ def test_wrong_labels_are_found() -> None:
     assert found.kind == "labels"
     assert set(found.rows) <= set(turned)
     assert len(found.rows) >= 13
-    assert found.sentence.startswith(f"{len(found.rows)} rows are probably mislabelled")
+    assert found.sentence.startswith(f"{len(found.rows)} rows may have a wrong label")
 
 
 def test_the_likeliest_of_wrong_labels_is_first() -> None:
@@ -274,6 +274,11 @@ def test_the_likeliest_of_wrong_labels_is_first() -> None:
     probabilities[20, (truth[20] + 2) % 3] = 0.99
     (found,) = audit_labels(truth, probabilities)
     assert found.rows[0] == 20
+
+
+def test_models_that_are_often_wrong_doubt_no_label() -> None:
+    truth, probabilities = judged(300, list(range(90)))
+    assert audit_labels(truth, probabilities) == []
 
 
 def test_right_labels_make_no_finding() -> None:

@@ -269,7 +269,7 @@ def test_the_manifest_says_how_fields_are_found_and_what_a_confidence_is_worth(
     assert learned.calibration.risk[0].coverage == 1
     assert learned.reference is not None
     assert len(learned.reference.distances) == len(learned.reference.confidences) > 0
-    assert list(report["coverage"]) == ["0.05", "0.02", "0.01"]
+    assert list(report["coverage"]) == ["0.1", "0.05", "0.02", "0.01"]
     assert report["cosine_to_float"] == {"mean": 1.0}
     assert list(cache_folder().glob("tune-*")) == []
 

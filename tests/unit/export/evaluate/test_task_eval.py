@@ -143,7 +143,7 @@ def test_a_wanted_error_abstains_from_the_rest(
 
 def test_an_error_that_cannot_be_promised_is_refused(tmp_path: Path) -> None:
     exam = taught(tmp_path, 0.001, calibration=calibration(risk=RISK))
-    with pytest.raises(ConfigError, match=r"0\.001 is not reachable: .* 50 test rows is 0.020"):
+    with pytest.raises(ConfigError, match=r"0\.001 is not reachable: .* 50 held-out rows is 0.020"):
         take_exam(exam, FakeDecoder(by_word))
 
 

@@ -60,6 +60,21 @@ def test_trainings_that_are_done_are_not_counted_again(tmp_path: Path) -> None:
     assert list(left) == ["encoder-1", "encoder-2", "encoder-all"]
 
 
+def test_a_time_limit_that_is_too_short_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_cost, "matmul_gflops", lambda: 100.0)
+    said: list[str] = []
+    for seconds in (60.0, 36_000.0):
+        budget = Budget(("lora",), seconds=seconds, announce=said.append)
+        timed(budget, spec(30_000), INPUTS, Notes(tmp_path))
+    assert len(said) == 3
+    assert said[0].startswith("The method lora takes about ")
+    assert said[0].endswith(
+        " here, so --minutes 1 is probably too short; allow more, or take another --method."
+    )
+
+
 def test_the_user_is_told_before_and_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_cost, "matmul_gflops", lambda: 100.0)
     said: list[str] = []
