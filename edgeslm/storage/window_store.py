@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
+from edgeslm.storage.journal import reader_key
 from edgeslm.storage.schema import place_of
 
 log = logging.getLogger("edgeslm.storage")
@@ -143,17 +144,24 @@ class Windows:
             if (text := self._unsealed(kept, window[1])) is not None
         ]
 
-    def forget(self, window: WindowName, batch: int) -> None:
+    def forget(self, window: WindowName, batch: int, in_flight: Iterable[bytes] = ()) -> None:
         """Removes the texts of a window whose digest is published, and all earlier published windows.
 
         The deduplication keys of the window's messages stay until the next window is published, to recognize
-        messages whose acknowledgement was lost.
+        messages whose acknowledgement was lost. Keys of messages that aren't acknowledged yet, because
+        another route still works on them, stay longer.
 
-        :raises JournalError: the file can't be written; the digest will be published again.
+        :param in_flight: keys of the messages that aren't acknowledged.
+        :raises JournalError: the file can't be written; call it again, or else the next start publishes the
+            digest again.
         """
+        where = "WHERE route = ? AND topic = ? AND"
         with self._database.writing() as db:
-            where = "WHERE route = ? AND topic = ? AND"
-            db.execute(f"DELETE FROM windows {where} batch < ? AND text IS NULL", (*window, batch))
+            spooled = [key for (key,) in db.execute("SELECT key FROM spool WHERE key IS NOT NULL")]
+            unfinished = {reader_key(key, window[0]) for key in (*in_flight, *spooled)}
+            earlier = f"SELECT id, key FROM windows {where} batch < ? AND text IS NULL"
+            done = [(id,) for id, key in db.execute(earlier, (*window, batch)) if key not in unfinished]
+            db.executemany("DELETE FROM windows WHERE id = ?", done)
             db.execute(f"UPDATE windows SET text = NULL, name = '' {where} batch = ?", (*window, batch))
 
     def forget_route(self, route: str) -> None:

@@ -26,6 +26,8 @@ class Ask:
     reply_to: str | None
     repeats: bool
     expiry_s: float | None = None
+    body: bytes | None = None
+    """Payload of a message that isn't a request."""
     published_at: float | None = None
     accepted: int = 0
     """Number of times that the broker accepted it."""
@@ -37,6 +39,8 @@ class Ask:
     """Number of results that the sender got."""
     forgotten: int = 0
     """Number of copies that a killed broker forgot."""
+    reverted: int = 0
+    """Number of copies that a killed broker delivers again as if it had never delivered them."""
     kept: bool = False
     """Whether a node had it on disk, or was obliged to."""
     runs: list[tuple[float, int]] = field(default_factory=list)
@@ -54,6 +58,16 @@ class Ask:
             and self.published_at is not None
             and now > self.published_at + self.expiry_s
         )
+
+    @property
+    def is_request(self) -> bool:
+        return self.body is None
+
+    @property
+    def payload(self) -> bytes:
+        if self.body is not None:
+            return self.body
+        return json.dumps({"id": self.name, "input": self.text}).encode()
 
     @property
     def is_ended(self) -> bool:
@@ -142,19 +156,13 @@ class App:
         message = Message(
             0,
             ask.topic,
-            encode(ask),
+            ask.payload,
             1,
             response_topic=ask.reply_to,
             correlation=ask.name.encode() if ask.reply_to is not None else None,
             expires_at=None if ask.expiry_s is None else ask.published_at + ask.expiry_s,
         )
         link.send(lambda broker: broker.publish(link, mid, message))
-
-
-def encode(ask: Ask) -> bytes:
-    if ask.reply_to is None:
-        return ask.text.encode()
-    return json.dumps({"id": ask.name, "input": ask.text}).encode()
 
 
 def _settle(future: asyncio.Future[None]) -> None:

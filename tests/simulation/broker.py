@@ -62,6 +62,11 @@ class Session:
         yield from (message for message, _ in self.in_flight.values())
         yield from (message for message, _ in self.queue)
 
+    def identifiers(self) -> dict[int, int]:
+        """Message number -> packet identifier, 0 for messages that weren't delivered yet."""
+        delivered = {message.number: mid for mid, (message, _) in self.in_flight.items()}
+        return delivered | {message.number: 0 for message, _ in self.queue}
+
 
 class Peer(Protocol):
     """The client's end of a connection."""
@@ -78,6 +83,7 @@ class Watcher(Protocol):
     def accepted(self, client: str, message: Message, *, has_readers: bool) -> None: ...
     def released(self, client: str, message: Message) -> None: ...
     def forgotten(self, messages: list[Message]) -> None: ...
+    def reverted(self, messages: list[Message]) -> None: ...
     def violation(self, invariant: str, sentence: str) -> None: ...
 
 
@@ -140,12 +146,23 @@ class Broker:
             for message in session.messages()
             if message.number not in kept
         ]
+        reverted = [
+            message
+            for name, session in self._saved.sessions.items()
+            for message in session.messages()
+            if self._identifier(name, message) != session.identifiers()[message.number]
+        ]
         saved = copy.copy(self._saved)
         self.sessions = {name: session.copy() for name, session in saved.sessions.items()}
         self.retained = dict(saved.retained)
         self._links.clear()
         self._wills.clear()
         self._watcher.forgotten(lost)
+        self._watcher.reverted(reverted)
+
+    def _identifier(self, client: str, message: Message) -> int | None:
+        session = self.sessions.get(client)
+        return None if session is None else session.identifiers().get(message.number)
 
     def start(self) -> None:
         self.is_up = True

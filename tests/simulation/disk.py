@@ -53,12 +53,16 @@ class Disk:
         self.operations = 0
         self.syncs = 0
         self._files: dict[str, _File] = {}
+        self._elsewhere: list[_File] = []
+        """Opened files that aren't at their path any more."""
         self._saved: dict[str, bytes] = {}
         DISKS[str(folder)] = self
 
     def opened(self, path: str) -> _File:
         known = self._files.get(path)
-        if known is None:
+        if known is None or not _is_at(path, known.fd):
+            if known is not None:  # the product renamed or removed it
+                self._elsewhere.append(known)
             known = self._files[path] = _File(path, os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         return known
 
@@ -75,7 +79,7 @@ class Disk:
 
     def cut_power(self, chance: random.Random) -> None:
         """Takes a random part of what wasn't synced. Call it while the disk is off."""
-        for file in self._files.values():
+        for file in (*self._files.values(), *self._elsewhere):
             if not file.durable and file.durable_size is None:
                 continue
             keeps = chance.choice((0.0, 0.5, 0.5, 0.9, 1.0))
@@ -103,9 +107,10 @@ class Disk:
         self.is_off = False
 
     def close(self) -> None:
-        for file in self._files.values():
+        for file in (*self._files.values(), *self._elsewhere):
             os.close(file.fd)
         self._files.clear()
+        self._elsewhere.clear()
 
     def remove(self) -> None:
         self.is_off = True
@@ -139,10 +144,16 @@ class Disk:
         file.durable_size = None
 
     def delete(self, path: str) -> None:
-        known = self._files.pop(path, None)
-        if known is not None:
-            os.close(known.fd)
+        if (known := self._files.pop(path, None)) is not None:
+            self._elsewhere.append(known)
         Path(path).unlink(missing_ok=True)
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))  # noqa: PTH116  called often
+    except FileNotFoundError:
+        return False
 
 
 DISKS: dict[str, Disk] = {}
@@ -252,6 +263,8 @@ class SimulatedVfs:
             pass
         self._usual = self._library.sqlite3_vfs_find(None)
         self._open: dict[int, _Open] = {}
+        self._closed_by_dead: set[str] = set()
+        """Files that connections of killed processes closed. SQLite closes a log before it deletes it."""
         self._next = 1
         self._methods = _IoMethods(1, *(kind(getattr(self, _snake_case(name))) for name, kind in _METHODS))
         usual = self._usual.contents
@@ -301,10 +314,12 @@ class SimulatedVfs:
         return _OK
 
     def x_delete(self, vfs: Any, name: bytes, sync: int) -> int:
-        disk = _disk_of(name.decode())
-        if disk is None or disk.is_off:
+        path = name.decode()
+        disk = _disk_of(path)
+        if disk is None or disk.is_off or path in self._closed_by_dead:
+            self._closed_by_dead.discard(path)
             return _IOERR
-        disk.delete(name.decode())
+        disk.delete(path)
         return _OK
 
     def x_access(self, vfs: Any, name: bytes, flags: int, out: Any) -> int:
@@ -322,7 +337,13 @@ class SimulatedVfs:
 
     def x_close(self, file: Any) -> int:
         opened = self._open.pop(file.contents.number, None)
-        if opened is not None and opened.deletes and not opened.is_dead():
+        if opened is None:
+            return _OK
+        if opened.is_dead():
+            self._closed_by_dead.add(opened.file.path)
+            return _OK
+        self._closed_by_dead.discard(opened.file.path)
+        if opened.deletes:
             opened.disk.delete(opened.file.path)
         return _OK
 

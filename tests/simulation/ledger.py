@@ -13,6 +13,7 @@ from tests.simulation.apps import Ask
 from tests.simulation.broker import Message
 from tests.simulation.engine import answer_to
 from tests.simulation.loop import SimLoop
+from tests.simulation.routes import WINDOWS, RouteLedger
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
@@ -37,10 +38,12 @@ class Ledger:
 
     def __init__(self, loop: SimLoop, note: Callable[[str], None]) -> None:
         self._loop = loop
-        self._note = note
+        self.note = note
         self.nodes: dict[str, SimNode] = {}
         self.asks: dict[str, Ask] = {}
         self.by_text: dict[str, Ask] = {}
+        self.by_payload: dict[bytes, Ask] = {}
+        self.routes = RouteLedger(self)
         self.violations: list[Violation] = []
         self.codes: dict[str, int] = {}
         self.disk_trouble_at = -1.0
@@ -48,19 +51,24 @@ class Ledger:
         self._running: dict[str, Ask] = {}
 
     def violation(self, invariant: str, sentence: str) -> None:
-        self._note(f"VIOLATION {invariant}: {sentence}")
+        self.note(f"VIOLATION {invariant}: {sentence}")
         self.violations.append(Violation(self._loop.now - 1000.0, invariant, sentence))
+
+    @property
+    def now(self) -> float:
+        return self._loop.now
 
     def add(self, ask: Ask) -> None:
         self.asks[ask.name] = ask
         self.by_text[ask.text] = ask
+        self.by_payload[ask.payload] = ask
 
     # The broker's Watcher
 
     def _ask_of(self, message: Message) -> Ask | None:
         if message.correlation is not None:
             return self.asks.get(message.correlation.decode())
-        return self.by_text.get(message.payload.decode(errors="replace"))
+        return self.by_payload.get(message.payload)
 
     def accepted(self, client: str, message: Message, *, has_readers: bool) -> None:
         node = self.nodes.get(client)
@@ -72,24 +80,30 @@ class Ledger:
                     ask.forgotten += 1
                 if ask.accepted_at is None:
                     ask.accepted_at = self._loop.now
-            self._note(f"accepted {message.topic} {ask.name if ask else message.payload!r}")
+            self.note(f"accepted {message.topic} {ask.name if ask else message.payload!r}")
         elif message.topic == node.topics.dead:
-            dead = self.asks.get(json.loads(message.payload)["id"])
+            body = json.loads(message.payload)
+            dead = self.asks.get(body["id"]) or self.routes.ask_of(body["reply_to"])
             if dead is not None:
                 dead.dead += 1
-                self._note(f"dead {dead.name}")
+                self.note(f"dead {dead.name}")
+            elif (name := body["reply_to"].removeprefix("out/")) in WINDOWS:
+                self.routes.failed(node, name)
         elif "/res/" in message.topic:
-            self._result(message)
+            body = json.loads(message.payload)
+            if (ask := self.asks.get(body["id"])) is None:
+                self.violation("asker", f"a result of {body['id']!r}, which nobody asked")
+                return
+            if message.topic != ask.reply_to or message.correlation != ask.name.encode():
+                self.violation("asker", f"the result of {ask.name} went to {message.topic}")
+            self.result(ask, message)
+        elif message.topic.startswith("out/"):
+            self.routes.result(node, message)
 
-    def _result(self, message: Message) -> None:
+    def result(self, ask: Ask, message: Message) -> None:
+        """A result of a request, or of a message that a route reads."""
         body = json.loads(message.payload)
-        self._note(f"result {body['id']} {body['status']} {body.get('error', {}).get('code', '')}")
-        ask = self.asks.get(body["id"])
-        if ask is None:
-            self.violation("asker", f"a result of {body['id']!r}, which nobody asked")
-            return
-        if message.topic != ask.reply_to or message.correlation != ask.name.encode():
-            self.violation("asker", f"the result of {ask.name} went to {message.topic}")
+        self.note(f"result {ask.name} {body['status']} {body.get('error', {}).get('code', '')}")
         code = body["status"] if body["status"] != "error" else body["error"]["code"]
         self.codes[code] = self.codes.get(code, 0) + 1
         if body["status"] == "ok" and body["result"].get("text") != answer_to(ask.text):
@@ -97,7 +111,8 @@ class Ledger:
         if body["status"] == "ok":
             for at, before in ask.results:
                 same = before == message.payload
-                if not same and at > self.disk_trouble_at and json.loads(before)["status"] == "ok":
+                is_again = at > self.disk_trouble_at and json.loads(before)["status"] == "ok"
+                if not same and is_again and self.is_known_again(ask):
                     self.violation("same result", f"{ask.name} got two different results")
                     break
         daemon = next(iter(self.nodes.values())).daemon
@@ -105,11 +120,16 @@ class Ledger:
             self.disk_trouble_at = self._loop.now + 1e-6
         ask.results.append((self._loop.now, message.payload))
 
+    @staticmethod
+    def is_known_again(ask: Ask) -> bool:
+        """Whether the node recognizes each repeat; a message without id is known by its packet identifier."""
+        return ask.is_request or (ask.accepted <= 1 and not ask.reverted)
+
     def released(self, client: str, message: Message) -> None:
         """The client acknowledged a message, or it expired at the broker."""
         node = self.nodes.get(client)
-        ask = self._ask_of(message) if node is not None and "/req/" in message.topic else None
-        if node is None or ask is None:
+        ask = self._ask_of(message) if node is not None else None
+        if node is None or ask is None or not (ask.is_request or self.routes.has_result(ask)):
             return
         if ask.is_ended or ask.is_expired(self._loop.now):
             pass
@@ -120,14 +140,25 @@ class Ledger:
 
     def forgotten(self, messages: list[Message]) -> None:
         for message in messages:
-            if "/req/" in message.topic and (ask := self._ask_of(message)) is not None:
+            if (ask := self._own(message)) is not None:
                 ask.forgotten += 1
-                self._note(f"the broker forgot {ask.name}")
+                self.note(f"the broker forgot {ask.name}")
+
+    def reverted(self, messages: list[Message]) -> None:
+        for message in messages:
+            if (ask := self._own(message)) is not None:
+                ask.reverted += 1
+                self.note(f"the broker has an earlier state of {ask.name}")
+
+    def _own(self, message: Message) -> Ask | None:
+        """The request or message for a route that ``message`` is; None for a result."""
+        ask = self._ask_of(message)
+        return ask if ask is not None and message.topic == ask.topic else None
 
     # Engines
 
     def ran(self, node: str, text: str) -> None:
-        if text == ".":  # the warm-up's
+        if text == "." or self.routes.is_digest(text):  # "." is the warm-up's
             return
         ask = self.by_text.get(text)
         if ask is None:
@@ -135,17 +166,22 @@ class Ledger:
             return
         now = self._loop.now
         boot = next(iter(self.nodes.values())).boots
-        self._note(f"the engine runs {ask.name}")
+        self.note(f"the engine runs {ask.name}")
         for at, payload in ask.results:
-            if json.loads(payload)["status"] == "ok" and at > self.disk_trouble_at:
+            is_known = at > self.disk_trouble_at and self.is_known_again(ask)
+            if json.loads(payload)["status"] == "ok" and is_known:
                 self.violation("twice", f"{ask.name} ran again after its result was sent")
                 break
         if any(
-            done_boot == boot and at > self.disk_trouble_at and at > ask.crashed_at
+            done_boot == boot
+            and at > self.disk_trouble_at
+            and at > ask.crashed_at
+            and self.is_known_again(ask)
             for at, done_boot in ask.done
         ):
             self.violation("twice", f"{ask.name} ran twice in one process")
-        if sum(at > self.disk_trouble_at for at in ask.kills) >= MOST_KILLS:
+        kills = sum(at > self.disk_trouble_at for at in ask.kills)
+        if kills >= MOST_KILLS and self.is_known_again(ask):
             self.violation("poison", f"{ask.name} ran again after the node was killed {len(ask.kills)} times")
         ask.runs.append((now, boot))
         self._running[node] = ask
@@ -163,7 +199,7 @@ class Ledger:
     # Nodes
 
     def node_started(self, node: SimNode, daemon: Daemon) -> None:
-        self._note(f"boot {node.boots}")
+        self.note(f"boot {node.boots}")
 
     def node_killed(self, daemon: Daemon | None) -> None:
         for ask in self._running.values():
@@ -203,7 +239,10 @@ class Ledger:
     # Checks
 
     def unfinished(self) -> int:
-        return sum(ask.accepted > 0 and not ask.is_ended for ask in self.asks.values())
+        return sum(
+            ask.accepted > 0 and not ask.is_ended and (ask.is_request or self.routes.has_result(ask))
+            for ask in self.asks.values()
+        )
 
     def check_bounds(self, world: World) -> None:
         daemon = world.node.daemon
@@ -244,6 +283,8 @@ class Ledger:
                 return f"{len(session.queue) + len(session.in_flight)} messages wait at the broker for {name}"
         if not any(one.endswith("/req/+") for one in world.broker.sessions[node.client].filters):
             return "the node has no subscription to its requests"
+        if self.routes.waiting(daemon):
+            return "a complete window has no digest"
         for ask in self.asks.values():
             if ask.is_expired(self._loop.now):
                 continue
@@ -254,15 +295,18 @@ class Ledger:
         return ""
 
     def finish(self, world: World) -> None:
+        self.routes.finish(world.node)
         for ask in self.asks.values():
             if not ask.accepted or ask.is_ended or ask.is_expired(self._loop.now):
+                continue
+            if not (ask.is_request or self.routes.has_result(ask)):
                 continue
             if ask.forgotten and not ask.kept and not ask.repeats:
                 continue
             self.violation("lost", f"{ask.name} was accepted and has no result (kept: {ask.kept})")
         for ask in self.asks.values():
             if ask.results and not ask.got and not ask.repeats and ask.forgotten == 0:
-                self._note(f"{ask.name}: its sender didn't get the result")
+                self.note(f"{ask.name}: its sender didn't get the result")
 
     def count(self, outcome: Outcome) -> None:
         outcome.asks = len(self.asks)
@@ -276,4 +320,4 @@ def _text(payload: bytes) -> str:
         body: Any = json.loads(payload)
     except ValueError:
         return payload.decode(errors="replace")
-    return str(body.get("input", "")) if isinstance(body, dict) else str(body)
+    return str(body.get("input", body.get("said", ""))) if isinstance(body, dict) else str(body)

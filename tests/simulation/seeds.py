@@ -29,6 +29,7 @@ class Total:
     forgotten: int = 0
     steps: int = 0
     took_s: float = 0.0
+    processor_s: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)
     points: Counter[tuple[str, int]] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
@@ -40,6 +41,7 @@ class Total:
         self.asks += outcome.asks
         self.forgotten += outcome.forgotten
         self.steps += outcome.steps
+        self.processor_s += outcome.processor_s
         self.points += outcome.points
         self.codes += outcome.codes
         if outcome.violations:
@@ -47,10 +49,12 @@ class Total:
 
     def __str__(self) -> str:
         an_hour = self.crashes / self.took_s * 3600 if self.took_s else 0
+        an_hour_of_two = 2 * self.crashes / self.processor_s * 3600 if self.processor_s else 0
         codes = ", ".join(f"{count} {code}" for code, count in self.codes.most_common())
         return (
             f"{self.seeds} seeds in {self.took_s:.0f} s: {self.asks} messages, {self.kills} kills, "
-            f"{self.crashes} crashes with unfinished messages ({an_hour:,.0f} an hour), "
+            f"{self.crashes} crashes with unfinished messages ({an_hour:,.0f} an hour, "
+            f"{an_hour_of_two:,.0f} an hour of two processors), "
             f"{len(self.failed)} seeds with violations; the broker itself forgot {self.forgotten} messages.\n"
             f"Results: {codes}."
         )

@@ -11,10 +11,12 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time as processor_time
 from typing import Any
 
 from edgeslm.errors import EdgeslmError
 from edgeslm.node.daemon import Daemon
+from tests.simulation import routes
 from tests.simulation.apps import App, Ask
 from tests.simulation.broker import NOT_AUTHORIZED, Broker, Message
 from tests.simulation.disk import Disk
@@ -31,11 +33,12 @@ CONFIG = """
 node: n0
 broker: {{url: mqtt://b0}}
 models: {{small: {{bundle: {bundle}, threads: 1}}}}
-tasks: {{say: {{kind: generate, model: small}}}}
 prepare: never
 durability: {durability}
 limits: {{queue: {queue}, request_timeout_s: 20}}
 state_dir: {state}
+tasks:
+  say: {{kind: generate, model: small}}
 """
 
 SETTLE_S = 400.0
@@ -56,6 +59,7 @@ class Outcome:
     forgotten: int = 0
     steps: int = 0
     seconds: float = 0.0
+    processor_s: float = 0.0
     trace: list[str] = field(default_factory=list)
     points: Counter[tuple[str, int]] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
@@ -92,7 +96,7 @@ class World:
         text = CONFIG.format(
             bundle=bundle, durability=self.durability, queue=self.chance.choice((4, 16, 64)), state=root
         )
-        self.node = SimNode(self.loop, text, self.disk)
+        self.node = SimNode(self.loop, text.rstrip() + routes.CONFIG, self.disk)
         self.apps = [App(self.wire, f"app-{number}", self.ledger.got) for number in range(2)]
         self.engines = EngineWorld(
             random.Random(f"{seed} engines"),
@@ -229,7 +233,9 @@ class World:
         elif kind == "refuse_result":
             self.broker.refuses = lambda client, action, topic: (
                 NOT_AUTHORIZED
-                if action == "publish" and client == self.node.client and "/res/" in topic
+                if action == "publish"
+                and client == self.node.client
+                and ("/res/" in topic or topic.startswith("out/"))
                 else 0
             )
             self.loop.call_later(amount, setattr, self.broker, "refuses", lambda *told: 0)
@@ -267,6 +273,8 @@ class World:
             loop.call_at(1000.0 + fault.at, self._apply, fault)
         for number in range(asks):
             loop.call_at(1000.0 + self.chance.uniform(0.1, within_s), self._ask, number)
+        for number in range(asks // 2):
+            loop.call_at(1000.0 + self.chance.uniform(0.1, within_s), self._tell, number)
         await asyncio.sleep(within_s + 5.0)
         self._heal()
         await self._settle()
@@ -326,7 +334,21 @@ class World:
         self.ledger.add(ask)
         app.ask(ask)
 
+    def _tell(self, number: int) -> None:
+        """Sends a message for the routes, a correction, or an event that completes windows."""
+        app = self.chance.choice(self.apps)
+        what = self.chance.choices("abfc", weights=(6, 6, 5, 1))[0]
+        if what == "f":
+            ask = routes.correction_of(number, self.node.topics.feedback, app.name)
+        elif what == "c":
+            ask = routes.close_of(number, app.name)
+        else:
+            ask = routes.note_of(number, what, app.name)
+        self.ledger.add(ask)
+        app.ask(ask)
+
     def run(self, within_s: float, asks: int) -> Outcome:
+        began_at = processor_time()
         log = logging.getLogger("edgeslm")
         handler = _Log(self)
         level, propagate = log.level, log.propagate
@@ -361,6 +383,7 @@ class World:
         self.outcome.trace = list(self.trace)
         self.outcome.steps = self.loop.steps
         self.outcome.seconds = self.loop.now - 1000.0
+        self.outcome.processor_s = processor_time() - began_at
         self.ledger.count(self.outcome)
         return self.outcome
 
@@ -368,7 +391,8 @@ class World:
         for context in self.loop.errors:
             error = context.get("exception")
             # Reported when the garbage is collected, so not by the same seed each time.
-            is_late = "never retrieved" in str(context.get("message")) and isinstance(error, EdgeslmError)
+            is_harmless = isinstance(error, EdgeslmError | asyncio.CancelledError)
+            is_late = "never retrieved" in str(context.get("message")) and is_harmless
             if not is_late and not isinstance(error, Killed):
                 self.ledger.violation("exception", f"{context.get('message')}: {error!r}")
 

@@ -76,6 +76,7 @@ class WindowAggregator:
     limits: WindowLimits = field(default_factory=WindowLimits)
     _open: dict[WindowName, _OpenWindow] = field(default_factory=dict, init=False)
     _size: int = 0
+    _is_closed: bool = False
     _arrivals: list[tuple[Gathered, asyncio.Future[None]]] = field(default_factory=list, init=False)
 
     def open(self) -> None:
@@ -131,6 +132,7 @@ class WindowAggregator:
 
     def close(self) -> None:
         """Stops the timers. Open windows stay on disk, so that the next run of the node continues them."""
+        self._is_closed = True
         for window in self._open.values():
             if window.timer is not None:
                 window.timer.cancel()
@@ -263,8 +265,18 @@ class WindowAggregator:
                 )
         finally:
             self._size -= size
-        with suppress(JournalError):  # the summary is published again after the next start
-            self.store.forget(name, batch)
+        self._forget_or_retry(name, batch)
+
+    def _forget_or_retry(self, name: WindowName, batch: int) -> None:
+        """Deletes a published window. If the node ends before that succeeds, the next start publishes the
+        digest again."""
+        in_flight = [key for held in self.admission if (key := held.key) is not None]
+        try:
+            self.store.forget(name, batch, in_flight)
+        except JournalError:
+            if not self._is_closed:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self.limits.retry_s, self._forget_or_retry, name, batch)
 
 
 def _valid_text(text: str) -> str:

@@ -6,8 +6,10 @@ import pytest
 
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
+from edgeslm.storage.journal import reader_key
+from edgeslm.storage.spool import Spool
 from edgeslm.storage.window_store import Gathered, StoredMessage, Windows
-from tests.support.fakes import FakeClock, make_key
+from tests.support.fakes import FakeClock, make_delivery, make_key
 
 HALL = ("digest", "hall/digest")
 YARD = ("digest", "yard/digest")
@@ -54,6 +56,29 @@ def test_a_redelivery_is_gathered_once_also_after_its_digest(windows: Windows) -
     windows.forget(HALL, windows.complete(HALL))
     assert windows.add([make_message(1, is_again=True)]) == [False]
     assert windows.stored() == []
+
+
+def publish_twice(windows: Windows, *in_flight: bytes) -> None:
+    """Publishes the open window, and one after it."""
+    windows.forget(HALL, windows.complete(HALL), in_flight)
+    windows.add([make_message(9)])
+    windows.forget(HALL, windows.complete(HALL), in_flight)
+
+
+def test_a_message_that_another_route_still_works_on_is_known_after_several_digests(
+    windows: Windows, database: Database
+) -> None:
+    spool = Spool(database, limit_bytes=1 << 20)
+    spooled = spool.add([(make_delivery(), make_key(2))])[0]
+    again = [
+        make_message(number, key=reader_key(make_key(number), HALL[0]), is_again=True) for number in (1, 2)
+    ]
+    assert windows.add(again) == [True, True]
+    publish_twice(windows, make_key(1))
+    assert windows.add(again) == [False, False], "the first is in flight, the second is in the spool"
+    spool.remove(spooled)
+    publish_twice(windows)
+    assert windows.add(again) == [True, True], "nobody sends them again, so their keys are forgotten"
 
 
 def test_another_message_with_a_packet_identifier_that_is_in_use_again_counts(windows: Windows) -> None:

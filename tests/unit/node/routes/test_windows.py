@@ -36,6 +36,7 @@ class Hall:
         self.admission = Admission(Limits(), nobody, nobody, self.meter)
         self._number = 0
         self._is_stuck = is_stuck
+        self.on_digest: Callable[[], object] = lambda: None
         self.aggregator = WindowAggregator(
             Windows(database),
             {"hall": window},
@@ -57,6 +58,7 @@ class Hall:
         self.inputs.append(messages)
         texts = [message["text"] for message in messages["messages"]]
         self.digests.append((topic, texts, messages["dropped"]))
+        self.on_digest()
 
     def add(self, text: str, topic: str = TOPIC, **fields: Any) -> asyncio.Task[None]:
         self._number += 1
@@ -237,6 +239,20 @@ def test_while_the_disk_is_full_messages_wait_and_those_nobody_waits_for_are_dro
         await sure
         await hall.added("c")
         assert hall.digests == [(TOPIC, ["a", "c"], 0)]
+
+    hall(main)
+
+
+def test_a_published_window_is_deleted_as_soon_as_the_disk_lets_it(database: Database) -> None:
+    async def main() -> None:
+        hall = Hall(database, Window(last=1, most=1), limits=WindowLimits(retry_s=0.01))
+        hall.on_digest = lambda: database.opened.execute("PRAGMA query_only = ON")
+        await hall.added("a")
+        assert Windows(database).stored(), "it can't be deleted now"
+        database.opened.execute("PRAGMA query_only = OFF")
+        while Windows(database).stored():
+            await asyncio.sleep(0.005)
+        assert hall.digests == [(TOPIC, ["a"], 0)]
 
     hall(main)
 

@@ -1,0 +1,152 @@
+"""Routes, windows and corrections of a simulated node, and their invariants."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.node.daemon import Daemon
+from edgeslm.storage.feedback_store import FeedbackStore
+from tests.simulation.apps import Ask
+from tests.simulation.broker import Message
+
+if TYPE_CHECKING:
+    from tests.simulation.ledger import Ledger
+    from tests.simulation.node import SimNode
+
+CONFIG = """
+  digest: {kind: summarize, model: small}
+  sort: {kind: classify, model: small, labels: {good: all is well, bad: look at it}}
+routes:
+  - {name: said, from: in/+/log, task: say, input: "{{ payload.said }}", to: "out/{{ payload.id }}/said"}
+  - {name: four, from: in/a/log, task: digest, to: out/four, window: {last: 4}}
+  - {name: timed, from: in/+/log, task: digest, to: out/timed, window: {every: 2}}
+  - {name: closed, from: in/b/log, task: digest, to: out/closed, window: {on: in/close}}
+"""
+"""Continues the tasks of a node's configuration."""
+
+WINDOWS = {"four": ("in/a/log",), "timed": ("in/a/log", "in/b/log"), "closed": ("in/b/log",)}
+"""Name of each route with windows, and the topics that it watches."""
+NOTE = "note"
+"""What windows read begins with this word, so that the engines' calls for digests are told from others."""
+
+
+def note_of(number: int, line: str, app: str) -> Ask:
+    """A message for routes, on the topic of ``line``."""
+    name, said = f"m{number}", f"said {number}"
+    body = json.dumps({"id": name, "text": f"{NOTE} number {number} has come", "said": said}).encode()
+    return Ask(name, said, f"in/{line}/log", app, None, False, body=body)
+
+
+def close_of(number: int, app: str) -> Ask:
+    """An event that completes the windows of a route."""
+    return Ask(f"c{number}", f"close {number}", "in/close", app, None, False, body=b"close %d" % number)
+
+
+def correction_of(number: int, topic: str, app: str) -> Ask:
+    text = f"correction {number}"
+    body = json.dumps({"task": "sort", "input": text, "label": "good"}).encode()
+    return Ask(f"f{number}", text, topic, app, None, False, body=body)
+
+
+class RouteLedger:
+    """What routes made of the messages. Each message must be in one window of each route that reads it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._digests: dict[str, dict[tuple[str, ...], list[tuple[float, bytes]]]] = {
+            name: {} for name in WINDOWS
+        }
+        """Route -> ids of a window -> its digests, with the time of each."""
+        self._failed: set[str] = set()
+        """Messages of windows whose digest is an error result or a dead letter."""
+
+    @staticmethod
+    def has_result(ask: Ask) -> bool:
+        """Whether each message has a result of its own."""
+        return ask.topic.endswith("/log")
+
+    @staticmethod
+    def is_digest(text: str) -> bool:
+        """Whether a text that an engine got is about a window."""
+        return text.startswith(NOTE)
+
+    def ask_of(self, topic: str) -> Ask | None:
+        """The message whose result goes to ``topic``."""
+        return self._ledger.asks.get(topic.removeprefix("out/").removesuffix("/said"))
+
+    def result(self, node: SimNode, message: Message) -> None:
+        """The broker accepted a result of a route."""
+        ledger, name = self._ledger, message.topic.removeprefix("out/")
+        if name in WINDOWS:
+            self._digest(node, name, message)
+        elif (ask := self.ask_of(message.topic)) is None or not self.has_result(ask):
+            ledger.violation("route", f"a result went to {message.topic}")
+        else:
+            ledger.result(ask, message)
+
+    def _digest(self, node: SimNode, name: str, message: Message) -> None:
+        ledger = self._ledger
+        body = json.loads(message.payload)
+        if body["status"] != "ok":
+            ledger.note(f"the digest of {name} failed: {body['error']['code']}")
+            self.failed(node, name)
+            return
+        told = body["result"]
+        ids = tuple(one.partition("#")[0] for point in told["points"] for one in point["ids"])
+        ledger.note(f"digest {name}: {' '.join(ids)}")
+        if told["messages"] != len(ids) or told["dropped"]:
+            ledger.violation("window", f"{name}: a digest of {told['messages']} messages names {len(ids)}")
+        if name == "four" and len(ids) != 4 and ledger.disk_trouble_at < 0:
+            ledger.violation("window", f"four: a window has {len(ids)} messages")
+        for one in ids:
+            if one not in ledger.asks or ledger.asks[one].topic not in WINDOWS[name]:
+                ledger.violation("window", f"{name}: {one} doesn't belong to this route")
+        before = self._digests[name].setdefault(ids, [])
+        if any(at > ledger.disk_trouble_at and payload != message.payload for at, payload in before):
+            ledger.violation("same result", f"{name}: two digests of one window")
+        before.append((ledger.now, message.payload))
+
+    def failed(self, node: SimNode, name: str) -> None:
+        """The digest of a window of this route is an error, or was refused by the broker."""
+        self._failed |= {row[0] for row in stored(node, name) if row[1]}
+
+    def waiting(self, daemon: Daemon) -> bool:
+        """Whether a complete window has no digest yet."""
+        return any(one.batch for one in daemon._pipeline._router._aggregator.store.stored())
+
+    def finish(self, node: SimNode) -> None:
+        """At the end of a run."""
+        for name, topics in WINDOWS.items():
+            found = Counter(one for ids in self._digests[name] for one in ids)
+            found.update(row[0] for row in stored(node, name))
+            for ask in self._ledger.asks.values():
+                if ask.topic in topics:
+                    least = ask.accepted - ask.forgotten if ask.name not in self._failed else 0
+                    self._check(f"window {name}", ask, found[ask.name], least=least)
+        rows = FeedbackStore(node.config.state_dir).rows("sort")
+        kept = Counter(row["text"] for row in rows)
+        for ask in self._ledger.asks.values():
+            if ask.topic == node.topics.feedback:
+                # Copies of a correction are equal, so a redelivered copy counts as stored.
+                self._check("corrections", ask, kept[ask.text], least=min(1, ask.accepted - ask.forgotten))
+
+    def _check(self, where: str, ask: Ask, found: int, *, least: int) -> None:
+        if not least <= found <= ask.accepted + ask.reverted:
+            self._ledger.violation(
+                where, f"{ask.name} is there {found} times; it was accepted {ask.accepted} times"
+            )
+
+
+def stored(node: SimNode, route: str) -> list[tuple[str, int]]:
+    """Id and batch of each message in the windows of a route on the disk; batch 0 is the open window."""
+    database: Any = None if node.daemon is None else node.daemon.database._db
+    if database is None:
+        return []
+    query = "SELECT name, batch FROM windows WHERE route = ? AND text IS NOT NULL"
+    try:
+        return [(name.partition("#")[0], batch) for name, batch in database.execute(query, (route,))]
+    except sqlite3.Error:
+        return []
