@@ -12,7 +12,7 @@ from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm.bundle.zero_shot import HYPOTHESIS
 from edgeslm.errors import ExportError
 
-SUMMARY = "an embedding model to an encoder bundle, through optimum; optionally trained for search"
+SUMMARY = "an embedding model to an encoder bundle; optionally trained for search"
 EXAMPLE = "edgeslm-export encoder sentence-transformers/all-MiniLM-L6-v2 minilm-l6-int8"
 
 
@@ -24,8 +24,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--exporter",
-        choices=("optimum", "torch"),
-        help="what writes the graph (default: optimum for the families that it is used for, else torch)",
+        choices=("torch", "optimum"),
+        default="torch",
+        help="what writes the graph (default: %(default)s); optimum runs in an environment of its own, which "
+        "its first use makes",
     )
     command.add_argument(
         "--hypothesis",

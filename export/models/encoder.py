@@ -1,9 +1,9 @@
-"""Encoder export: exports an encoder with optimum or torch, quantizes it, and compares it with the float
+"""Encoder export: exports an encoder with torch or optimum, quantizes it, and compares it with the float
 model.
 
-optimum runs in its own environment (``optimum_env``), torch's exporter in this one
-(``graph.encoder_graph``). This module runs the steps in order, reads the model's pooling from
-sentence-transformers' files and writes the manifest.
+torch's exporter runs in this environment (``graph.encoder_graph``), optimum in its own (``optimum_env``).
+This module runs the steps in order, reads the model's pooling from sentence-transformers' files and writes
+the manifest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES, Encoder
 from edgeslm_export.jobs.optimum_env import optimum_python
 from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.jobs.subprocess_job import OFFLINE, Announce, OnProgress, run_child, run_module
-from edgeslm_export.sources.checkpoint import BY_TORCH, Origin, bundle_name, read_config, weight_files
+from edgeslm_export.sources.checkpoint import Origin, bundle_name, read_config, weight_files
 
 from edgeslm.bundle.manifest import EncoderSection, Manifest
 from edgeslm.errors import ExportError
 
-Exporter = Literal["optimum", "torch"]
-"""What writes an encoder's graph: optimum, in an environment of its own, or torch's exporter in this one."""
+Exporter = Literal["torch", "optimum"]
+"""What writes an encoder's graph: torch's exporter in this environment, or optimum in one of its own."""
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
 
@@ -47,7 +47,7 @@ def export_encoder(
     announce: Announce,
     recipe: str = DEFAULT_RECIPE,
     *,
-    by: Exporter | None = None,
+    by: Exporter = "torch",
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> tuple[Manifest, dict[str, Any]]:
@@ -55,7 +55,7 @@ def export_encoder(
 
     :param announce: called with a sentence for the user before something is downloaded.
     :param recipe: a key of ``RECIPES``.
-    :param by: what writes the graph; None: optimum for the families that it knows, else torch.
+    :param by: what writes the graph.
     :return: the bundle's manifest, and measurements of the finished bundle: speed and similarity to the float
         model.
     :raises ExportError: a step failed; nothing is left behind.
@@ -70,22 +70,13 @@ def export_encoder(
     return manifest, {**measured, **{key: report[key] for key in ("cosine_to_float", "rank_agreement")}}
 
 
-def prepare_export(architecture: str, announce: Announce, *, debug: bool = False) -> None:
-    """Makes what the export of an encoder needs, so that nothing is downloaded after hours of training.
-
-    :raises ExportError: it can't be made.
-    """
-    if architecture not in BY_TORCH:
-        optimum_python(announce, debug=debug)
-
-
 def fill_encoder(
     origin: Origin,
     stage: Path,
     announce: Announce,
     recipe: str = DEFAULT_RECIPE,
     *,
-    by: Exporter | None = None,
+    by: Exporter = "torch",
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,7 +88,6 @@ def fill_encoder(
     """
     created = created_at(origin.revised)
     chosen = RECIPES[recipe]
-    by = by or ("torch" if origin.architecture in BY_TORCH else "optimum")
     section, context_length = read_pooling(origin.path)
     check_resources(origin.weights, origin.weights * 6, stage, _BYTES_A_WEIGHT)
     python = optimum_python(announce, debug=debug) if by == "optimum" else None

@@ -71,9 +71,6 @@ ENCODERS = (
     "XLMRobertaModel",
 )
 
-BY_TORCH = ("DebertaV2Model",)
-"""Encoders whose graph torch's exporter writes by default."""
-
 READERS = tuple(
     f"{family}ForSequenceClassification" for family in ("Bert", "Camembert", "Roberta", "XLMRoberta")
 )

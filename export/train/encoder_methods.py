@@ -17,7 +17,7 @@ from edgeslm_export.bundle.writer import runtime_versions
 from edgeslm_export.evaluate.report_card import embed_texts, load_encoder
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.resources import check_resources
-from edgeslm_export.models.encoder import fill_encoder, prepare_export, read_pooling
+from edgeslm_export.models.encoder import fill_encoder, read_pooling
 from edgeslm_export.sources.checkpoint import Origin, examine_local
 from edgeslm_export.train.contrastive import PAIRS, train_contrastive
 from edgeslm_export.train.encoder_finetune import LONGEST, load_layer, schedule_for, train_encoder
@@ -121,7 +121,6 @@ class FineTunedEncoder(abc.ABC):
     def _try_folds(self) -> list[dict[str, Any]]:
         """The results of all folds as dicts, in which ``epochs`` is the fold's best epoch. Folds with saved
         results aren't trained again."""
-        prepare_export(self._origin.architecture, self._budget.announce, debug=self._budget.debug)
         found = []
         for number, (train, test) in enumerate(self._folds):
             name = f"{ENCODER}-{number}"

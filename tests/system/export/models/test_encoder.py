@@ -1,4 +1,4 @@
-"""Encoders through optimum's own environment, and how pooling is read."""
+"""Encoders by torch's exporter and through optimum's own environment, and how pooling is read."""
 
 from __future__ import annotations
 
@@ -162,16 +162,19 @@ KINDS = {
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("recipe", ["int8", "float"])
+@pytest.mark.parametrize(
+    ("recipe", "exporter"), [("int8", "torch"), ("float", "torch"), ("int8", "optimum"), ("float", "optimum")]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_encoder_exports(
     kind: str,
     recipe: str,
+    exporter: str,
     encoders: Path,
     tmp_path: Path,
     run: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    done = run("encoder", encoders / kind, tmp_path / "out", "--recipe", recipe)
+    done = run("encoder", encoders / kind, tmp_path / "out", "--recipe", recipe, "--exporter", exporter)
     assert done.returncode == 0, done.stderr
     bundle = load_bundle(tmp_path / "out")
     manifest = bundle.manifest
