@@ -42,6 +42,7 @@ its requests within this number of seconds."""
 LEAST_LEFT: Final = 0.1
 """Minimum fraction of a running request's expected time that counts as remaining, so that a node doesn't look
 idle when its request takes longer than expected."""
+FORGET_EVERY_S: Final = 3600.0
 HEALTH_S: Final = 45.0
 """Age in seconds at which load balancing ignores the number of requests in a node's health message. Up to
 this age, the weight of that number decreases linearly from 1 to 0. Nodes publish health messages every 30
@@ -84,6 +85,7 @@ class Forwarder:
         message, and the time when the message arrived."""
         self._count = 0
         self._has_settled = False
+        self._forget_at = clock() + FORGET_EVERY_S
         self.waiting = DispatchQueue()
         self.throughput = Throughput()
         self.connected_at = clock()
@@ -261,7 +263,20 @@ class Forwarder:
         for until_of in (self._pauses, *(order.refusals for order in self.waiting)):
             for node in [node for node, until in until_of.items() if now >= until]:
                 del until_of[node]
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY_S
+            self._forget_gone(now)
         self.pump()
+
+    def _forget_gone(self, now: float) -> None:
+        """Forgets the nodes that were gone for a week: renamed nodes would fill the memory over the years."""
+        for node in self._members.forget_gone(now):
+            log.info("node %s was away for a week and is forgotten", node)
+            self.throughput.forget(node)
+            self._silent.pop(node, None)
+            self._others.pop(node, None)
+            if not self.load(node):
+                self._loads.pop(node, None)
 
     # Ends of orders
 

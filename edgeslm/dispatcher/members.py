@@ -17,6 +17,8 @@ from edgeslm.protocol.versions import PROTOCOL_VERSION, is_spoken
 MOST_NODES = 20_000
 """Maximum number of known nodes, including nodes of other pools, so that faked nodes can't fill the memory. A
 node takes about half a kilobyte of memory."""
+FORGET_S = 7 * 24 * 3600.0
+"""Seconds without being online after which a node is forgotten. Brokers keep a node's session as long."""
 MOST_MEMBERS = 1000
 MOST_PROBLEMS = 20
 STATE_CHARACTERS = 16
@@ -48,6 +50,8 @@ class Node:
     why_not: str | None = None
     wrong: dict[str, str] = field(default_factory=dict)
     busy: int = 0
+    away_since: float | None = None
+    """Time of the first :meth:`Members.forget_gone` since the node was online; None while it is online."""
 
 
 class Members:
@@ -89,6 +93,26 @@ class Members:
             return "changed" if was != (node.offers, node.why_not) else None
         node.busy = _whole(document.get("queue")) + _whole(document.get("in_flight"))
         return None
+
+    def forget_gone(self, now: float) -> list[str]:
+        """Forgets the nodes that haven't been online for :data:`FORGET_S`; call it about once an hour.
+
+        Their retained messages may stay at the broker, so a later connect makes them known again for a while.
+
+        :param now: seconds of any monotonic clock. :return: names of the forgotten nodes.
+        """
+        gone = []
+        for name, node in self._nodes.items():
+            if node.state == "online":
+                continue
+            if node.away_since is None:
+                node.away_since = now
+            elif now - node.away_since >= FORGET_S:
+                gone.append(name)
+        for name in gone:
+            del self._nodes[name]
+            self.version += self._ours.pop(name, None) is not None
+        return gone
 
     def doing(self, task: str) -> list[str]:
         """Members that are online and serve ``task``."""
@@ -150,6 +174,7 @@ class Members:
         if node.state == was:
             return None
         if node.state == "online":
+            node.away_since = None
             return "ready"
         return "ended" if node.state == "offline" else "left"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm.dispatcher.forwarding import SETTLE_S, SILENT_S, Forwarder
-from edgeslm.dispatcher.members import Members
+from edgeslm.dispatcher.forwarding import FORGET_EVERY_S, SETTLE_S, SILENT_S, Forwarder
+from edgeslm.dispatcher.members import FORGET_S, Members
 from edgeslm.dispatcher.queue import ForwardedRequest
 from edgeslm.dispatcher.throughput import FIRST_PATIENCE_S
 from edgeslm.errors import InternalError
@@ -405,3 +405,17 @@ def test_the_queue_of_others_at_a_node_counts_for_a_while(make: Make) -> None:
     for id in "12":
         pool.ask(id)
     assert [node for _, node in pool.forwarded] == ["b", "b"]
+
+
+def test_nothing_is_kept_of_a_node_that_was_away_for_a_week(make: Make) -> None:
+    pool = make("a")
+    forwarder = pool.forwarder
+    pool.ask("1")
+    pool.answer("a", "1")
+    forwarder.hear("a", "health", b'{"queue": 3}')
+    pool.say("a", "offline")
+    for _ in range(2):
+        pool.clock.now += FORGET_S + FORGET_EVERY_S
+        forwarder.tick()
+    assert not forwarder.load("a") and not forwarder.throughput.figures("a")
+    assert "a" not in (forwarder._members._nodes | forwarder._others | forwarder._loads)

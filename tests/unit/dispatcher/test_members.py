@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.dispatcher.members import MOST_MEMBERS, MOST_NODES, MOST_PROBLEMS, Members
+from edgeslm.dispatcher.members import FORGET_S, MOST_MEMBERS, MOST_NODES, MOST_PROBLEMS, Members
 from edgeslm.dispatcher.settings import Wanted
 from tests.support.dispatcher.fake_members import DIGEST, info, state
 
@@ -34,6 +34,23 @@ def test_only_who_is_online_is_asked_and_who_is_away_still_offers() -> None:
     assert members.doing("label") == [] and members.is_offered("label")
     members.hear("n1", "info", b"")
     assert not members.is_offered("label"), "the broker was told to forget it"
+
+
+def test_a_node_that_was_away_for_a_week_is_forgotten() -> None:
+    members = one(Members("triage", None))
+    members.hear("n2", "info", info())
+    assert members.forget_gone(0.0) == []
+    assert members.forget_gone(FORGET_S - 1) == []
+    assert members.forget_gone(FORGET_S) == ["n2"]
+    assert members.known == {"n1": "online"}
+    members.hear("n1", "state", state("offline"))
+    members.forget_gone(FORGET_S)
+    members.hear("n1", "state", state("online"))
+    members.hear("n1", "state", state("offline"))
+    assert members.forget_gone(2 * FORGET_S) == [], "it was online in between"
+    before = members.version
+    assert members.forget_gone(3 * FORGET_S) == ["n1"]
+    assert members.version > before and not members.is_offered("label")
 
 
 def test_what_may_have_changed_is_counted() -> None:
