@@ -66,6 +66,16 @@ def add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
 
 
+def add_recipe(command: argparse.ArgumentParser) -> None:
+    """Adds ``--recipe`` of an encoder."""
+    from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
+
+    recipes = "; ".join(f"{name}: {recipe.summary}" for name, recipe in RECIPES.items())
+    command.add_argument(
+        "--recipe", choices=list(RECIPES), default=DEFAULT_RECIPE, help=f"{recipes} (default: %(default)s)"
+    )
+
+
 def add_questions(command: argparse.ArgumentParser, words: str) -> None:
     """Adds the options ``--questions``, whose help text is ``words``, and ``--minutes``."""
     command.add_argument("--questions", type=Path, metavar="DATA", help=words)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from edgeslm_export.cli.arguments import add_questions, add_source, questions_of
+from edgeslm_export.cli.arguments import add_questions, add_recipe, add_source, questions_of
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
-from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
 
 from edgeslm.bundle.zero_shot import HYPOTHESIS
 from edgeslm.errors import ExportError
 
-SUMMARY = "an embedding model to an encoder bundle; optionally trained for search"
+SUMMARY = "an embedding model, a zero-shot model or a classifier to a bundle; optionally trained for search"
 EXAMPLE = "edgeslm-export encoder sentence-transformers/all-MiniLM-L6-v2 minilm-l6-int8"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_source(command)
-    recipes = "; ".join(f"{name}: {recipe.summary}" for name, recipe in RECIPES.items())
-    command.add_argument(
-        "--recipe", choices=list(RECIPES), default=DEFAULT_RECIPE, help=f"{recipes} (default: %(default)s)"
-    )
+    add_recipe(command)
     command.add_argument(
         "--exporter",
         choices=("torch", "optimum"),
@@ -35,6 +31,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="of a model of natural-language inference: the sentence whose entailment is asked, with {} for "
         f"the label (default: {HYPOTHESIS!r})",
     )
+    command.add_argument(
+        "--labels",
+        nargs="+",
+        default=(),
+        metavar="LABEL",
+        help="of a classifier: names of its labels, in the order of its outputs (default: its own)",
+    )
     add_questions(
         command,
         'JSON lines {"text", "question", "answer"}, as for the command reader, to train it for search by '
@@ -45,6 +48,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Makes an encoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
+    from edgeslm_export.models.classifier import export_classifier, read_labels
     from edgeslm_export.models.encoder import export_encoder
     from edgeslm_export.models.zero_shot import export_zero_shot, read_zero_shot
     from edgeslm_export.sources.checkpoint import CLASSIFIERS
@@ -57,6 +61,8 @@ def run(options: argparse.Namespace) -> None:
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder", bar.say)
         zero_shot = read_zero_shot(origin, options.hypothesis)
+        if options.labels and (zero_shot is not None or origin.architecture not in CLASSIFIERS):
+            raise ExportError("--labels is for classifiers; leave it out.")
         if zero_shot is not None:
             if rows or options.exporter == "optimum":
                 raise ExportError("A zero-shot model takes neither --questions nor --exporter optimum.")
@@ -64,9 +70,11 @@ def run(options: argparse.Namespace) -> None:
                 origin, zero_shot, options.out, bar.say, options.recipe, on_progress=bar, debug=options.debug
             )
         elif origin.architecture in CLASSIFIERS:
-            raise ExportError(
-                f"{options.src} is a classifier whose labels have no entailment; classifiers for "
-                "natural-language inference can be exported."
+            if rows or options.exporter == "optimum":
+                raise ExportError("A classifier takes neither --questions nor --exporter optimum.")
+            labels = read_labels(origin.path, options.labels)
+            manifest, measured = export_classifier(
+                origin, labels, options.out, bar.say, options.recipe, on_progress=bar, debug=options.debug
             )
         elif rows:
             budget = Budget(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeslm_export.cli.arguments import add_questions, add_source, questions_of
+from edgeslm_export.cli.arguments import add_questions, add_recipe, add_source, questions_of
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
 
@@ -15,6 +15,7 @@ EXAMPLE = "edgeslm-export reader sentence-transformers/all-MiniLM-L6-v2 reader -
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_source(command)
+    add_recipe(command)
     add_questions(
         command,
         'JSON lines {"text", "question", "answer"} to train an encoder on; "answer" is words of the text, or '
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         origin = resolve_source(options.src, "encoder" if rows else "reader", bar.say)
         budget = Budget(seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug)
         if rows:
-            manifest, figures = export_reader(origin, rows, options.out, budget)
+            manifest, figures = export_reader(origin, rows, options.out, budget, options.recipe)
         else:
-            manifest, figures = export_cross_encoder(origin, options.out, budget)
+            manifest, figures = export_cross_encoder(origin, options.out, budget, options.recipe)
     print_bundle(options, manifest, figures)

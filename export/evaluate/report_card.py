@@ -170,6 +170,14 @@ def label_texts(encoder: Encoder, texts: Sequence[str], labels: Sequence[str]) -
     return [list(encoder.run(kind(text, tuple(labels), "head")).probabilities) for text in texts]
 
 
+def classify_texts(encoder: Encoder, texts: Sequence[str]) -> list[list[float]]:
+    """For each text the probabilities of the labels by the head that is in the encoder's own bundle."""
+    from edgeslm.engine.calls import Classify
+
+    head = str(encoder.bundle.path)
+    return [list(encoder.run(Classify(text, head, "head")).probabilities) for text in texts]
+
+
 def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
     """The number of tokens of each text, special tokens included; and the encoder's context length."""
     from edgeslm.engine.worker.prompt import load_tokenizer

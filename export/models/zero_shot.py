@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from edgeslm_export.evaluate.report_card import label_texts, load_encoder, measu
 from edgeslm_export.evaluate.similarity import TEXTS
 from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm_export.jobs.subprocess_job import Announce, OnProgress, run_module
-from edgeslm_export.models.encoder import fill_encoder, quantization_of, quantize_graph
+from edgeslm_export.models.encoder import fill_encoder, quantization_of
+from edgeslm_export.models.probability_check import compare_probabilities, quantize_stage
 from edgeslm_export.models.zero_shot_parts import LAYERS
 from edgeslm_export.sources.checkpoint import GLINER_CONFIG, Origin, bundle_name, read_config
 from edgeslm_export.sources.zero_shot import ZeroShotSource, read_gliclass, read_gliner, read_nli
@@ -29,8 +29,6 @@ from edgeslm.errors import ExportError
 
 LABELS = ("machine", "place", "person", "number")
 """Labels by which float and quantized model are compared."""
-_MOST_APART = 0.03
-"""Largest mean difference of probabilities of a quantized model to the float model."""
 
 
 def read_zero_shot(origin: Origin, hypothesis: str | None = None) -> ZeroShotSource | None:
@@ -77,9 +75,7 @@ def export_zero_shot(
             "encoder": dict(source.encoder),
         }
         told = run_module("models.zero_shot_parts", task, "reading the checkpoint", **how)
-        fields, report = fill_encoder(
-            replace(origin, path=parts), stage, announce, "float", by="torch", **how
-        )
+        fields, report = fill_encoder(replace(origin, path=parts), stage, announce, "float", **how)
         shutil.copyfile(parts / LAYERS, stage / LAYERS)
         fields |= _fields(origin, source, told, fields, recipe)
         _protect_tokens(stage, source)
@@ -87,10 +83,10 @@ def export_zero_shot(
         floats = label_texts(load_encoder(stage, 1), TEXTS, LABELS)
         report |= {"zero_shot": source.section.kind, "recipe": RECIPES[recipe].stored}
         if RECIPES[recipe].bits == 8:
-            _quantize(stage, Path(name), on_progress, debug)
+            quantize_stage(stage, Path(name), on_progress, debug)
             fields["quantization"] = quantization_of(RECIPES[recipe])
             write_manifest(stage, fields)
-            report |= _apart(floats, label_texts(load_encoder(stage, 1), TEXTS, LABELS))
+            report |= compare_probabilities(floats, label_texts(load_encoder(stage, 1), TEXTS, LABELS))
             size = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
             report |= {"weight_bytes": size, "bits_per_weight": round(size * 8 / origin.weights, 3)}
         write_report(stage, report)
@@ -129,24 +125,3 @@ def _protect_tokens(stage: Path, source: ZeroShotSource) -> None:
         if token["id"] in own:
             token["special"] = True
     file.write_text(json.dumps(tokenizer, ensure_ascii=False))
-
-
-def _quantize(stage: Path, work: Path, on_progress: OnProgress | None, debug: bool) -> None:
-    for file in sorted(stage.glob("model.onnx*")):
-        shutil.move(file, work / file.name)
-    quantize_graph(work / "model.onnx", stage / "model.onnx", on_progress, debug)
-
-
-def _apart(floats: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Differences of probabilities to the float model. :raises ExportError: they are too large."""
-    pairs = list(zip(floats, found, strict=True))
-    apart = [abs(one - other) for row, beside in pairs for one, other in zip(row, beside, strict=True)]
-    same = [row.index(max(row)) == beside.index(max(beside)) for row, beside in pairs]
-    mean = sum(apart) / len(apart)
-    if not mean <= _MOST_APART:
-        raise ExportError(
-            f"The quantized model's probabilities differ by {mean:.3f} on average from the float model, and "
-            f"{_MOST_APART} is allowed; export it with --recipe float."
-        )
-    figures = {"mean_apart": round(mean, 5), "most_apart": round(max(apart), 5)}
-    return {"probabilities": {**figures, "same_label": round(sum(same) / len(same), 4)}}

@@ -1,5 +1,5 @@
-"""Zero-shot checkpoint split: child process that divides a checkpoint into its encoder and the layers after
-it.
+"""Checkpoint split: child process that divides a zero-shot checkpoint or a classifier into its encoder and
+the layers after it.
 
 Runs as ``python -m edgeslm_export.models.zero_shot_parts`` (see ``subprocess_job``) with ``source``,
 ``out``, ``kind``, ``prefix`` and ``encoder``, the encoder's configuration. Writes a checkpoint of the
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.models.classifier_head import split_classifier
 from edgeslm_export.sources.checkpoint import SETTINGS, weight_files
 
 from edgeslm.errors import ExportError
@@ -60,8 +61,8 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     reporter.progress(0, 4, "loading libraries")
     source, out, kind = Path(task["source"]), Path(task["out"]), task["kind"]
     found: dict[str, Any] = {}
-    if kind == "nli":
-        encoder, layers, found = _classifier(source)
+    if kind in ("nli", "classifier"):
+        encoder, layers, found = split_classifier(source)
     else:
         tensors = _without_wrapper(load_tensors(source), task["prefix"])
         encoder = _encoder(task["encoder"], tensors, task["prefix"])
@@ -171,53 +172,6 @@ def _lstm(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 _LSTM_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-def _classifier(source: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Encoder and layers of a sequence classifier, and its ``activation``, ``pooling`` and ``segments``.
-
-    :raises ExportError: its head is of an unknown kind.
-    """
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    model = AutoModelForSequenceClassification.from_pretrained(
-        source, dtype=torch.float32, local_files_only=True, weights_only=True
-    )
-    config, encoder = model.config, model.base_model
-    head: Any = getattr(model, "classifier", None)
-    dense: Any = None
-    norm: Any = None
-    pooling, activation = "cls", "tanh"
-    if config.model_type == "modernbert":
-        dense, norm = model.head.dense, model.head.norm
-        activation, pooling = config.classifier_activation, config.classifier_pooling
-        if getattr(norm, "eps", 1e-5) != 1e-5:
-            raise ExportError(f"{source} normalizes with another epsilon than 1e-5.")
-    elif hasattr(model, "pre_classifier"):  # DistilBERT
-        dense, activation = model.pre_classifier, "relu"
-    elif config.model_type == "deberta-v2":
-        dense, activation = model.pooler.dense, config.pooler_hidden_act
-    elif hasattr(head, "out_proj"):  # RoBERTa and its like
-        dense, head = head.dense, head.out_proj
-        activation = "gelu" if config.model_type == "electra" else "tanh"
-    elif config.model_type == "albert":
-        dense = encoder.pooler
-    elif getattr(encoder, "pooler", None) is not None:
-        dense = encoder.pooler.dense
-    if not hasattr(head, "weight") or activation not in ("gelu", "relu", "tanh"):
-        raise ExportError(f"{source} has a classification head of a kind that isn't known.")
-    layers = {"class.weight": head.weight, "class.bias": head.bias}
-    if dense is not None:
-        bias = dense.bias if dense.bias is not None else torch.zeros(len(dense.weight))
-        layers |= {"dense.weight": dense.weight, "dense.bias": bias}
-    if norm is not None:
-        layers["norm.weight"] = norm.weight
-        if getattr(norm, "bias", None) is not None:
-            layers["norm.bias"] = norm.bias
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    found = {"activation": activation if dense is not None else None, "pooling": pooling}
-    return encoder, layers, {**found, "segments": "token_type_ids" in tokenizer.model_input_names}
 
 
 if __name__ == "__main__":

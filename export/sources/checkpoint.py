@@ -71,18 +71,17 @@ ENCODERS = (
     "XLMRobertaModel",
 )
 
-READERS = tuple(
-    f"{family}ForSequenceClassification" for family in ("Bert", "Camembert", "Roberta", "XLMRoberta")
+_CLASSIFIED = (
+    *("Albert", "Bert", "Camembert", "DebertaV2", "DistilBert", "Electra", "MPNet", "ModernBert", "Roberta"),
+    "XLMRoberta",
 )
+READERS = tuple(f"{family}ForSequenceClassification" for family in _CLASSIFIED)
 """Cross-encoders: architectures with a classification head that the export can read."""
 GLINER_CONFIG = "gliner_config.json"
 ZERO_SHOT = ("GLiClass", "GLiClassModel", "GLiNER")
 """Zero-shot models of GLiClass and GLiNER; ``sources.zero_shot`` checks them."""
-CLASSIFIERS = tuple(
-    f"{family}ForSequenceClassification"
-    for family in ("Bert", "Camembert", "DebertaV2", "DistilBert", "ModernBert", "Roberta", "XLMRoberta")
-)
-"""Classifiers, of which those for natural-language inference can be exported."""
+CLASSIFIERS = READERS
+"""Classifiers: those for natural-language inference are zero-shot models, others learned tasks."""
 _BY_TYPE = {"deberta-v2": "DebertaV2Model", "GLiClass": "GLiClass", "GLiNER": "GLiNER"}
 """``model_type`` -> class, for checkpoints whose configuration names no class."""
 _TOKENIZER_FILES = (

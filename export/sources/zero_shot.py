@@ -143,7 +143,7 @@ def read_nli(folder: Path, hypothesis: str | None = None) -> ZeroShotSource | No
     :raises ExportError: the hypothesis has no place for a label.
     """
     config = read_config(folder / "config.json")
-    names = {str(label).lower(): number for label, number in _labels_of(config).items()}
+    names = {str(label).lower(): number for label, number in labels_of(config).items()}
     if "entailment" not in names:
         return None
     hypothesis = HYPOTHESIS if hypothesis is None else hypothesis
@@ -158,8 +158,8 @@ def read_nli(folder: Path, hypothesis: str | None = None) -> ZeroShotSource | No
     return ZeroShotSource(section, architecture, config, "", length)
 
 
-def _labels_of(config: Mapping[str, Any]) -> Mapping[str, int]:
-    """``label2id``, or ``id2label`` the other way around."""
+def labels_of(config: Mapping[str, Any]) -> Mapping[str, int]:
+    """A classifier's labels with their numbers: ``id2label`` the other way around, or ``label2id``."""
     by_label, by_id = config.get("label2id"), config.get("id2label")
     if isinstance(by_id, dict):
         return {str(label): int(number) for number, label in by_id.items()}

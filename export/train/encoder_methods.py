@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.bundle.writer import runtime_versions
 from edgeslm_export.evaluate.report_card import embed_texts, load_encoder
+from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.models.encoder import fill_encoder, read_pooling
@@ -175,7 +176,9 @@ class FineTunedEncoder(abc.ABC):
         }
 
 
-def fill_finetuned(taught: Path, origin: Origin, folder: Path, budget: Budget) -> dict[str, Any]:
+def fill_finetuned(
+    taught: Path, origin: Origin, folder: Path, budget: Budget, recipe: str = DEFAULT_RECIPE
+) -> dict[str, Any]:
     """Writes an encoder's bundle to ``folder`` from the checkpoint ``taught``, fine-tuned from ``origin``.
 
     :return: the bundle's manifest fields, and ``report``, the bundle's similarity to the float model.
@@ -184,6 +187,7 @@ def fill_finetuned(taught: Path, origin: Origin, folder: Path, budget: Budget) -
         examine_local(taught, "encoder", origin.source),
         folder,
         budget.announce,
+        recipe,
         on_progress=budget.on_progress,
         debug=budget.debug,
     )

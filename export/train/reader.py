@@ -18,17 +18,19 @@ import json
 import random
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.data.question_pairs import check_count, is_aside, may_overlap, source_of, words_of
 from edgeslm_export.data.rows import QuestionRow, bare_text
 from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.jobs.resources import check_resources
@@ -69,14 +71,15 @@ _MOST_ORDERED: Final = 3
 """Maximum number of words of the answer that an injected instruction demands."""
 _SOUGHT: Final = 40
 _QUESTION: Final = "How often is the press oiled?"
-_CLS: Final = [
+_MODES: Final = {"cls": "cls_token", "mean": "mean_tokens"}
+_MODULES: Final = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
 ]
 
 
 def export_reader(
-    origin: Origin, rows: Sequence[QuestionRow], out: Path, budget: Budget
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, budget: Budget, recipe: str = DEFAULT_RECIPE
 ) -> tuple[Manifest, dict[str, Any]]:
     """Trains the encoder ``origin`` and makes the bundle ``out`` from it.
 
@@ -99,7 +102,7 @@ def export_reader(
         state = notes.state("taught")
         job = TrainingJob(origin.path, taught, schedule, aside, state, budget.on_progress, budget.debug)
         said = train_reader(job, min(LONGEST, context_length), asked)
-        fields, likeness = _fill(stage, taught, origin, budget)
+        fields, likeness = _fill(stage, taught, origin, budget, recipe)
         figures = {**measure(stage, [asked[number] for number in aside]), **likeness}
         write_report(stage, {**figures, **reproducible(said)})
         manifest = write_manifest(stage, fields)
@@ -113,7 +116,9 @@ def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
-def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Manifest, dict[str, Any]]:
+def export_cross_encoder(
+    origin: Origin, out: Path, budget: Budget, recipe: str = DEFAULT_RECIPE
+) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` from a trained cross-encoder.
 
     :return: the bundle's manifest, and the similarity of the bundle's vectors to the float model's vectors.
@@ -121,22 +126,30 @@ def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Man
     """
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
         taken = Path(name) / "encoder"
-        take_apart(origin.path, taken, on_progress=budget.on_progress, debug=budget.debug)
-        fields, likeness = _fill(stage, taken, origin, budget)
+        told = take_apart(origin.path, taken, on_progress=budget.on_progress, debug=budget.debug)
+        fields, likeness = _fill(stage, taken, origin, budget, recipe, told)
         load_encoder(stage).run(Read(_QUESTION, (_QUESTION,)))
         write_report(stage, likeness)
         manifest = write_manifest(stage, fields)
     return manifest, likeness
 
 
-def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fill(
+    stage: Path,
+    taught: Path,
+    origin: Origin,
+    budget: Budget,
+    recipe: str = DEFAULT_RECIPE,
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Writes a bundle with a provisional manifest to ``stage``, from the checkpoint ``taught`` of an encoder
     with its layers.
 
+    :param told: what ``take_apart`` returned; by default the head of a reader that was trained here.
     :return: the manifest's fields, and the report with the similarity to the float model.
     """
-    pool_by_first_token(taught)
-    of_encoder = fill_finetuned(taught, origin, stage, budget)
+    write_pooling(taught, told.get("pooling", "cls"))
+    of_encoder = fill_finetuned(taught, origin, stage, budget, recipe)
     import numpy as np
 
     with np.load(taught / LAYER, allow_pickle=False) as arrays:
@@ -145,7 +158,7 @@ def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[di
         **{key: of_encoder[key] for key in ENCODER_FIELDS},
         "name": bundle_name(origin.source.id, "reader"),
         "kind": "head",
-        "head": {"weights": WEIGHTS, "reads": "pairs"},
+        "head": {"weights": WEIGHTS, "reads": "pairs", "activation": told.get("activation")},
         "source": origin.source,
         "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
         "created": created_at(origin.revised),
@@ -154,11 +167,12 @@ def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[di
     return fields, of_encoder["report"]
 
 
-def pool_by_first_token(folder: Path) -> None:
-    """Writes sentence-transformers' files for pooling by the first token, without normalization."""
-    (folder / "modules.json").write_text(json.dumps(_CLS))
+def write_pooling(folder: Path, pooling: str = "cls") -> None:
+    """Writes sentence-transformers' files for pooling, without normalization. ``pooling`` is ``cls`` or
+    ``mean``."""
+    (folder / "modules.json").write_text(json.dumps(_MODULES))
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    (folder / "1_Pooling/config.json").write_text(json.dumps({f"pooling_mode_{_MODES[pooling]}": True}))
 
 
 # --- pairs -----------------------------------------------------------------------------------------

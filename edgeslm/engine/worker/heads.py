@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeslm.bundle.learned_task import LearnedField, LearnedSection
-from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Bundle, HeadSection, load_bundle, verify_bundle
 from edgeslm.bundle.spans import Place, Run
 from edgeslm.engine.calls import Pointed
-from edgeslm.engine.worker.layers import check_arrays, read_arrays, softmax
+from edgeslm.engine.worker.layers import activate, check_arrays, layer_norm, read_arrays, softmax
 from edgeslm.errors import BundleError
 
 Floats = npt.NDArray[np.float32]
@@ -36,6 +37,32 @@ _LEAST_SHARE: Final = 1e-4
 """Spans of a field are searched only if the option "a span of the message" has at least this probability."""
 
 
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """Layers of a classification head between the pooled vector and the last layer: a dense layer with an
+    activation, then a normalization. Each is optional.
+
+    :param arrays: ``dense`` [dimension, dimension] and ``dense_bias`` [dimension]; ``norm`` and ``norm_bias``
+        [dimension].
+    :param activation: see ``layers.activate``.
+    """
+
+    arrays: Mapping[str, Floats]
+    activation: str = "tanh"
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """Vectors [..., dimension] -> the same shape."""
+        arrays = self.arrays
+        if "dense" in arrays:
+            vectors = activate(self.activation, vectors @ arrays["dense"].T + arrays["dense_bias"])
+        if "norm" in arrays:
+            parts = {"norm.weight": arrays["norm"]}
+            if "norm_bias" in arrays:
+                parts["norm.bias"] = arrays["norm_bias"]
+            vectors = layer_norm(parts, "norm", vectors)
+        return vectors
+
+
 class _WithCentroids:
     """Base class of ``Head`` and ``Pointer``, which computes the distance of a text from the training
     data."""
@@ -53,16 +80,20 @@ class _WithCentroids:
 
 
 class Head(_WithCentroids):
-    """Multinomial logistic regression; ``bundle.calibration`` calibrates its probabilities."""
+    """Multinomial logistic regression, after the layers ``inner`` of a published classifier;
+    ``bundle.calibration`` calibrates its probabilities."""
 
-    def __init__(self, weight: Floats, bias: Floats, centroids: Floats | None = None) -> None:
+    def __init__(
+        self, weight: Floats, bias: Floats, centroids: Floats | None = None, inner: Inner | None = None
+    ) -> None:
         super().__init__(centroids)
         self._weight = weight
         self._bias = bias
+        self._inner = inner or Inner({})
 
     def probabilities(self, vectors: Floats) -> Floats:
         """Label probabilities [n, labels] of vectors [n, dimension]; each row sums to 1."""
-        return softmax(vectors @ self._weight.T + self._bias)
+        return softmax(self._inner(vectors) @ self._weight.T + self._bias)
 
 
 class Pointer(_WithCentroids):
@@ -151,8 +182,7 @@ class Reader:
     which part of it does.
 
     :param weight: weights of a logistic regression, as an array [1, dimension]; ``bias`` [1] is its bias.
-    :param dense: weights of a tanh layer before the regression, as an array [dimension, dimension];
-        ``dense_bias`` is its bias.
+    :param inner: layers before the regression.
     :param place_weight: weights of the scores for the first and the last token of a span, as an array [2,
         dimension]; ``place_bias`` [2] has their biases.
     """
@@ -161,21 +191,18 @@ class Reader:
         self,
         weight: Floats,
         bias: Floats,
-        dense: Floats | None = None,
-        dense_bias: Floats | None = None,
+        inner: Inner | None = None,
         place_weight: Floats | None = None,
         place_bias: Floats | None = None,
     ) -> None:
         self._weight, self._bias = weight, bias
-        self._dense = None if dense is None or dense_bias is None else (dense, dense_bias)
+        self._inner = inner or Inner({})
         self._places = None if place_weight is None or place_bias is None else (place_weight, place_bias)
 
     def probability(self, vector: Floats) -> float:
         """Probability that the text answers the question; ``vector`` [dimension] is the embedding of both as
         a pair."""
-        if self._dense is not None:
-            vector = np.tanh(self._dense[0] @ vector + self._dense[1])
-        odds = float(self._weight[0] @ vector + self._bias[0])
+        odds = float(self._weight[0] @ self._inner(vector) + self._bias[0])
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
@@ -211,16 +238,17 @@ class Reader:
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
     """:raises BundleError: the bundle isn't a head, is damaged, was trained on another encoder, or has
     another digest."""
-    learned, file, arrays = _load(path, encoder, digest)
+    section, learned, file, arrays = _load(path, encoder, digest)
     dimension = _dimension(encoder)
     shapes = {"weight": (len(learned.labels), dimension), "bias": (len(learned.labels),)}
-    _check(file, arrays, shapes)
-    return Head(arrays["weight"], arrays["bias"], arrays.get("centroids"))
+    inner, more = _inner(section, arrays, dimension)
+    _check(file, arrays, {**shapes, **more})
+    return Head(arrays["weight"], arrays["bias"], arrays.get("centroids"), inner)
 
 
 def load_pointer(path: Path, encoder: Bundle, digest: str | None = None) -> Pointer:
     """:raises BundleError: see ``load_head``."""
-    learned, file, arrays = _load(path, encoder, digest)
+    _, learned, file, arrays = _load(path, encoder, digest)
     dimension = _dimension(encoder)
     options, count = sum(field.options for field in learned.fields), len(learned.fields)
     shapes = {
@@ -242,17 +270,27 @@ def load_reader(bundle: Bundle) -> Reader:
     file = bundle.path / section.weights
     arrays, dimension = read_arrays(file), _dimension(bundle)
     shapes: dict[str, tuple[int, ...]] = {"weight": (1, dimension), "bias": (1,)}
-    if "dense" in arrays:
-        shapes |= {"dense": (dimension, dimension), "dense_bias": (dimension,)}
+    inner, more = _inner(section, arrays, dimension)
     if "place_weight" in arrays:
         shapes |= {"place_weight": (2, dimension), "place_bias": (2,)}
-    _check(file, arrays, shapes)
-    return Reader(**{name: arrays[name] for name in shapes})
+    _check(file, arrays, {**shapes, **more})
+    return Reader(**{name: arrays[name] for name in shapes}, inner=inner)
+
+
+def _inner(
+    section: HeadSection, arrays: Mapping[str, Floats], dimension: int
+) -> tuple[Inner, dict[str, tuple[int, ...]]]:
+    """The layers before a head's last layer, and the shapes of their arrays."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if "dense" in arrays:
+        shapes |= {"dense": (dimension, dimension), "dense_bias": (dimension,)}
+    shapes |= {name: (dimension,) for name in ("norm", "norm_bias") if name in arrays}
+    return Inner(arrays, section.activation or "tanh"), shapes
 
 
 def _load(
     path: Path, encoder: Bundle, digest: str | None
-) -> tuple[LearnedSection, Path, Mapping[str, Floats]]:
+) -> tuple[HeadSection, LearnedSection, Path, Mapping[str, Floats]]:
     bundle = load_bundle(path, digest)
     section, learned = bundle.manifest.head, bundle.manifest.learned
     if section is None or learned is None:
@@ -261,7 +299,7 @@ def _load(
         raise BundleError(f"{path}: learned on the encoder {needed}, but this is {encoder.digest}")
     verify_bundle(bundle)
     file = path / section.weights
-    return learned, file, read_arrays(file)
+    return section, learned, file, read_arrays(file)
 
 
 def _check(file: Path, arrays: Mapping[str, Floats], shapes: Mapping[str, tuple[int, ...]]) -> None:
