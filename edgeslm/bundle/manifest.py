@@ -122,8 +122,8 @@ class HeadSection(Section):
     ``weight`` is one option of a field; the rows of a field are adjacent. The file of an ``extract`` head
     also has ``place_weight`` [fields, 3, dimension] and ``place_bias`` [fields, 3], which score for each
     token whether a field's span starts, ends or continues there. The optional ``centroids`` [groups,
-    dimension] are unit vectors of clusters of the training rows. ``heads.Inner`` has the arrays of layers
-    before the last one.
+    dimension] are unit vectors of clusters of the training rows. ``heads.HiddenLayers`` has the arrays
+    of layers before the last one.
     """
 
     encoder: str | None = Field(
@@ -135,7 +135,9 @@ class HeadSection(Section):
         description="`pairs`: a reader, which tells of a question and a text together how likely one answers "
         "the other, as `sigmoid(weight @ x + bias)` with `weight` [1, dimension]; it has its own encoder",
     )
-    activation: Literal["gelu", "relu", "tanh"] | None = None  # of the layer `dense`; none: tanh
+    activation: Literal["gelu", "relu", "tanh"] | None = Field(
+        default=None, description="of the layer `dense`; none: tanh"
+    )
 
 
 class AdapterSection(Section):

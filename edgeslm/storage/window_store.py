@@ -157,11 +157,12 @@ class Windows:
         """
         where = "WHERE route = ? AND topic = ? AND"
         with self._database.writing() as db:
-            spooled = [key for (key,) in db.execute("SELECT key FROM spool WHERE key IS NOT NULL")]
-            unfinished = {reader_key(key, window[0]) for key in (*in_flight, *spooled)}
-            earlier = f"SELECT id, key FROM windows {where} batch < ? AND text IS NULL"
-            done = [(id,) for id, key in db.execute(earlier, (*window, batch)) if key not in unfinished]
-            db.executemany("DELETE FROM windows WHERE id = ?", done)
+            select = f"SELECT id, key FROM windows {where} batch < ? AND text IS NULL"
+            if earlier := db.execute(select, (*window, batch)).fetchall():
+                spooled = [key for (key,) in db.execute("SELECT key FROM spool WHERE key IS NOT NULL")]
+                unfinished = {reader_key(key, window[0]) for key in (*in_flight, *spooled)}
+                done = [(id,) for id, key in earlier if key not in unfinished]
+                db.executemany("DELETE FROM windows WHERE id = ?", done)
             db.execute(f"UPDATE windows SET text = NULL, name = '' {where} batch = ?", (*window, batch))
 
     def forget_route(self, route: str) -> None:

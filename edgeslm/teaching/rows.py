@@ -122,4 +122,7 @@ def _column(file: Path, content: str) -> list[str]:
     rows = csv.DictReader(io.StringIO(content.removeprefix("\ufeff")), delimiter=separator, restval="")
     if "text" not in (rows.fieldnames or ()):
         raise EdgeslmError(f"{file} has no column text; its first line is {head[:80]!r}.")
-    return [text for row in rows if (text := row["text"]).strip()]
+    try:
+        return [text for row in rows if (text := row["text"]).strip()]
+    except csv.Error as error:
+        raise EdgeslmError(f"{file} isn't CSV: {error} (line {rows.line_num}).") from None

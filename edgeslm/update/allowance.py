@@ -67,7 +67,7 @@ class Allowance:
             done += len(piece)
             self.check_budget(done, what)
             if most is not None and done > most:
-                raise TooLarge(f"{what}: it is longer than the {most} bytes that were announced")
+                raise TooLarge(f"{what}: it has more than the {most} bytes that it may have")
             written.write(piece)
             self.show(done, size)
         return done

@@ -69,8 +69,8 @@ def run(options: argparse.Namespace) -> None:
         return
     if right is not None:
         low, high = right["interval"]
-        share = f"{right['share']:.2f} of them are right in cross-validation ({low:.2f} to {high:.2f})"
-        print_line(f"{len(rows)} labels: {share}")
+        share = f"{right['share']:.2f} ({low:.2f} to {high:.2f})"
+        print_line(f"{len(rows)} labels; a head gets {share} of them right in cross-validation")
         for one in right["doubted"]:
             print_line(f"perhaps {one['guess']} instead of {one['label']}: {one['text']}")
     if options.out is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from edgeslm_export.cli.screen import print_columns, print_fields, print_labels, print_line
 from edgeslm_export.train.calibration import rows_to_guarantee
 
@@ -33,10 +34,12 @@ def print_report(task: str, report: dict[str, Any], out: Path) -> None:
 
 def print_use(name: str, out: Path, base: Path | None) -> None:
     """Prints what a node's configuration needs."""
-    print_line("\nTo use it, add to the node's configuration:")
+    section: dict[str, Any] = {"tasks": {name: {"learned": str(out.absolute())}}}
     if base is not None:
-        print_line(f"models: {{base: {{bundle: {base.absolute()}}}}}")
-    print_line(f"tasks: {{{name}: {{learned: {out.absolute()}}}}}")
+        section = {"models": {"base": {"bundle": str(base.absolute())}}, **section}
+    print_line("\nTo use it, add to the node's configuration:")
+    for line in yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=1000).splitlines():
+        print_line(line)
 
 
 def _print_test(report: dict[str, Any], figure: str) -> None:

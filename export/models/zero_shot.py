@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeslm_export.bundle.writer import staged, write_manifest, write_report
-from edgeslm_export.evaluate.report_card import label_texts, load_encoder, measure_bundle
+from edgeslm_export.bundle.writer import staged
+from edgeslm_export.evaluate.report_card import label_texts, load_encoder
 from edgeslm_export.evaluate.similarity import TEXTS
-from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
+from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE
 from edgeslm_export.jobs.subprocess_job import Announce, OnProgress, run_module
-from edgeslm_export.models.encoder import fill_encoder, quantization_of
-from edgeslm_export.models.probability_check import compare_probabilities, quantize_stage
+from edgeslm_export.models.encoder import fill_encoder
+from edgeslm_export.models.probability_check import finish_checked
 from edgeslm_export.models.zero_shot_parts import LAYERS
 from edgeslm_export.sources.checkpoint import GLINER_CONFIG, Origin, bundle_name, read_config
 from edgeslm_export.sources.zero_shot import ZeroShotSource, read_gliclass, read_gliner, read_nli
@@ -79,20 +79,12 @@ def export_zero_shot(
         shutil.copyfile(parts / LAYERS, stage / LAYERS)
         fields |= _fields(origin, source, told, fields, recipe)
         _protect_tokens(stage, source)
-        write_manifest(stage, fields)
-        floats = label_texts(load_encoder(stage, 1), TEXTS, LABELS)
-        report |= {"zero_shot": source.section.kind, "recipe": RECIPES[recipe].stored}
-        if RECIPES[recipe].bits == 8:
-            quantize_stage(stage, Path(name), on_progress, debug)
-            fields["quantization"] = quantization_of(RECIPES[recipe])
-            write_manifest(stage, fields)
-            report |= compare_probabilities(floats, label_texts(load_encoder(stage, 1), TEXTS, LABELS))
-            size = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
-            report |= {"weight_bytes": size, "bits_per_weight": round(size * 8 / origin.weights, 3)}
-        write_report(stage, report)
-        manifest = write_manifest(stage, fields)
-        measured = measure_bundle(stage, **how)
-    return manifest, {**measured, **{key: report[key] for key in ("probabilities",) if key in report}}
+        report |= {"zero_shot": source.section.kind}
+        return finish_checked(stage, fields, report, origin, recipe, _predict, **how)
+
+
+def _predict(folder: Path) -> list[list[float]]:
+    return label_texts(load_encoder(folder, 1), TEXTS, LABELS)
 
 
 def _fields(

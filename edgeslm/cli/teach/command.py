@@ -328,6 +328,11 @@ def _tell_use(lesson: Lesson, out: Path, config: Config, file: Path, *, is_wante
         say(f"    learned: {out}")
         if encoder is not None:
             say(f"and to models, since the task needs this encoder:\n    encoder: {{bundle: {encoder}}}")
+        if is_wanted:
+            raise EdgeslmError(
+                f"{file} isn't changed: --use needs models, the task {lesson.task} and its model in lines of "
+                "their own, without braces."
+            )
 
 
 def _is_yes(question: str) -> bool:

@@ -38,7 +38,7 @@ _LEAST_SHARE: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Inner:
+class HiddenLayers:
     """Layers of a classification head between the pooled vector and the last layer: a dense layer with an
     activation, then a normalization. Each is optional.
 
@@ -80,20 +80,24 @@ class _WithCentroids:
 
 
 class Head(_WithCentroids):
-    """Multinomial logistic regression, after the layers ``inner`` of a published classifier;
+    """Multinomial logistic regression, after the layers ``hidden`` of a published classifier;
     ``bundle.calibration`` calibrates its probabilities."""
 
     def __init__(
-        self, weight: Floats, bias: Floats, centroids: Floats | None = None, inner: Inner | None = None
+        self,
+        weight: Floats,
+        bias: Floats,
+        centroids: Floats | None = None,
+        hidden: HiddenLayers | None = None,
     ) -> None:
         super().__init__(centroids)
         self._weight = weight
         self._bias = bias
-        self._inner = inner or Inner({})
+        self._hidden = hidden or HiddenLayers({})
 
     def probabilities(self, vectors: Floats) -> Floats:
         """Label probabilities [n, labels] of vectors [n, dimension]; each row sums to 1."""
-        return softmax(self._inner(vectors) @ self._weight.T + self._bias)
+        return softmax(self._hidden(vectors) @ self._weight.T + self._bias)
 
 
 class Pointer(_WithCentroids):
@@ -182,7 +186,7 @@ class Reader:
     which part of it does.
 
     :param weight: weights of a logistic regression, as an array [1, dimension]; ``bias`` [1] is its bias.
-    :param inner: layers before the regression.
+    :param hidden: layers before the regression.
     :param place_weight: weights of the scores for the first and the last token of a span, as an array [2,
         dimension]; ``place_bias`` [2] has their biases.
     """
@@ -191,18 +195,18 @@ class Reader:
         self,
         weight: Floats,
         bias: Floats,
-        inner: Inner | None = None,
+        hidden: HiddenLayers | None = None,
         place_weight: Floats | None = None,
         place_bias: Floats | None = None,
     ) -> None:
         self._weight, self._bias = weight, bias
-        self._inner = inner or Inner({})
+        self._hidden = hidden or HiddenLayers({})
         self._places = None if place_weight is None or place_bias is None else (place_weight, place_bias)
 
     def probability(self, vector: Floats) -> float:
         """Probability that the text answers the question; ``vector`` [dimension] is the embedding of both as
         a pair."""
-        odds = float(self._weight[0] @ self._inner(vector) + self._bias[0])
+        odds = float(self._weight[0] @ self._hidden(vector) + self._bias[0])
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
@@ -241,9 +245,9 @@ def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
     section, learned, file, arrays = _load(path, encoder, digest)
     dimension = _dimension(encoder)
     shapes = {"weight": (len(learned.labels), dimension), "bias": (len(learned.labels),)}
-    inner, more = _inner(section, arrays, dimension)
+    hidden, more = _hidden(section, arrays, dimension)
     _check(file, arrays, {**shapes, **more})
-    return Head(arrays["weight"], arrays["bias"], arrays.get("centroids"), inner)
+    return Head(arrays["weight"], arrays["bias"], arrays.get("centroids"), hidden)
 
 
 def load_pointer(path: Path, encoder: Bundle, digest: str | None = None) -> Pointer:
@@ -270,22 +274,22 @@ def load_reader(bundle: Bundle) -> Reader:
     file = bundle.path / section.weights
     arrays, dimension = read_arrays(file), _dimension(bundle)
     shapes: dict[str, tuple[int, ...]] = {"weight": (1, dimension), "bias": (1,)}
-    inner, more = _inner(section, arrays, dimension)
+    hidden, more = _hidden(section, arrays, dimension)
     if "place_weight" in arrays:
         shapes |= {"place_weight": (2, dimension), "place_bias": (2,)}
     _check(file, arrays, {**shapes, **more})
-    return Reader(**{name: arrays[name] for name in shapes}, inner=inner)
+    return Reader(**{name: arrays[name] for name in shapes}, hidden=hidden)
 
 
-def _inner(
+def _hidden(
     section: HeadSection, arrays: Mapping[str, Floats], dimension: int
-) -> tuple[Inner, dict[str, tuple[int, ...]]]:
+) -> tuple[HiddenLayers, dict[str, tuple[int, ...]]]:
     """The layers before a head's last layer, and the shapes of their arrays."""
     shapes: dict[str, tuple[int, ...]] = {}
     if "dense" in arrays:
         shapes |= {"dense": (dimension, dimension), "dense_bias": (dimension,)}
     shapes |= {name: (dimension,) for name in ("norm", "norm_bias") if name in arrays}
-    return Inner(arrays, section.activation or "tanh"), shapes
+    return HiddenLayers(arrays, section.activation or "tanh"), shapes
 
 
 def _load(

@@ -159,7 +159,7 @@ def test_a_file_that_is_longer_than_announced_is_cut_off(
     described = hub.describe("maker/tiny")
     (folder / "model.onnx.data").write_bytes(bytes(5_000_000))
     monkeypatch.setattr(hub, "describe", lambda name: described)
-    with pytest.raises(BundleError, match=r"model.onnx.data: it is longer than the 20000 bytes"):
+    with pytest.raises(BundleError, match=r"model.onnx.data: it has more than the 20000 bytes"):
         pull(WANTED, store, client(store, hub))
     assert list(store.folder.iterdir()) == []
 

@@ -2,12 +2,14 @@
 
 ``bge``: BERT, pooled by the first token. ``e5``: XLM-RoBERTa, mean pooling, prefixes before texts.
 ``deberta``: DeBERTa-v2 with relative positions.
-``modernbert``: ModernBERT with a byte-level BPE. All with sentence-transformers' files.
+``modernbert``: ModernBERT with a byte-level BPE. Another name is that of a family in transformers, with
+BERT's tokenizer. All with sentence-transformers' files.
 """
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ _WORDS = (
 
 def make(name: str, folder: Path) -> None:
     pooling = "cls" if name == "bge" else "mean"
-    {"bge": _bge, "e5": _e5, "modernbert": _modernbert, "deberta": _deberta}[name](folder)
+    made = {"bge": _bge, "e5": _e5, "modernbert": _modernbert, "deberta": _deberta}
+    made.get(name, partial(_like_bert, name))(folder)
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -50,6 +53,25 @@ def make(name: str, folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **modes}))
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+
+
+def make_classifier(name: str, folder: Path, **settings: Any) -> Path:
+    """A sequence classifier on the encoder ``name``, in the subfolder ``whole``. :param settings: of its
+    configuration."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    inner, whole = folder / "inner", folder / "whole"
+    inner.mkdir()
+    make(name, inner)
+    config = AutoConfig.from_pretrained(inner, **settings)
+    torch.manual_seed(3)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(whole)
+    for file in inner.glob("*token*"):
+        shutil.copy(file, whole)
+    return whole
 
 
 def _bge(folder: Path) -> None:
@@ -66,6 +88,19 @@ def _bge(folder: Path) -> None:
     config = BertConfig(**_SHAPE, vocab_size=len(words), max_position_embeddings=128)
     BertModel(config).save_pretrained(folder)
     _save(bare, folder, pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]")
+
+
+def _like_bert(family: str, folder: Path) -> None:
+    """An encoder of another family with BERT's tokenizer, such as ``Electra``."""
+    import transformers
+
+    _bge(folder)
+    size = transformers.AutoConfig.from_pretrained(folder).vocab_size
+    config = getattr(transformers, f"{family}Config")(
+        **_SHAPE, vocab_size=size, max_position_embeddings=130, pad_token_id=0, embedding_size=32
+    )
+    (folder / "model.safetensors").unlink()
+    getattr(transformers, f"{family}Model")(config).save_pretrained(folder)
 
 
 def _unigram(lead: str, mid: str, tail: str) -> tuple[Any, int]:

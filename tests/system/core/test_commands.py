@@ -141,7 +141,7 @@ def test_init_proposes_what_teach_trains(installed: Installed, starter: Path, tm
     labelled.write_text("text,label\n" + "".join(f"{text},{'ab'['light' in text]}\n" for text in texts[:12]))
     options = ("--labelled", labelled, "--count", "5", "--out", written, *encoder)
     said = installed("edgeslm-export", "choose", tmp_path / "texts.jsonl", *options)
-    assert "12 labels: " in said and f"{written}: 5 messages to label" in said
+    assert "12 labels; a head gets " in said and f"{written}: 5 messages to label" in said
     rows = list(csv.DictReader(written.read_text().splitlines()))
     assert len(rows) == 5 and all(row["label"] == "" and row["guess"] in ("a", "b") for row in rows)
 

@@ -81,6 +81,13 @@ def test_a_csv_file_without_that_column_is_an_error(tmp_path: Path) -> None:
         read_messages(file)
 
 
+def test_a_csv_file_with_an_open_quote_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text('text\n"' + "a\n" * 100_000)
+    with pytest.raises(EdgeslmError, match="isn't CSV: field larger than field limit"):
+        read_messages(file)
+
+
 def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "triage.txt"
     file.write_text("".join(f"message {number:04}\n" for number in range(1000)))

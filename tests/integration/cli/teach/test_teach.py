@@ -244,9 +244,11 @@ def test_another_layout_is_left_to_the_user(
     text = text.replace("BUNDLE", str(write_bundle(tmp_path / "small"))).replace("STATE", str(tmp_path / "s"))
     file.write_text(text)
     (tmp_path / "lines.txt").write_text("one\ntwo\nthree\nfour\n")
-    assert teach(tmp_path, monkeypatch, "1122", "--from", str(tmp_path / "lines.txt"), "--use") == 0
+    assert teach(tmp_path, monkeypatch, "1122", "--from", str(tmp_path / "lines.txt"), "--use") == 1
     assert file.read_text() == text
-    assert "Use it: add to the task t" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "Use it: add to the task t" in said.out and f"{file} isn't changed: --use needs" in said.err
+    assert teach(tmp_path, monkeypatch, "", "--from", str(tmp_path / "lines.txt")) == 0
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     ),
     "no hash": (lambda said: artifact(said).update(hashes={}), "tells no hash"),
     "another hash": (lambda said: artifact(said).update(hashes={"sha256": "0" * 64}), "its sha256 is not"),
-    "another size": (lambda said: artifact(said).update(size=1), "longer than the 1 bytes"),
+    "another size": (lambda said: artifact(said).update(size=1), "more than the 1 bytes"),
     "too large": (lambda said: artifact(said).update(size=10**18), "updates.budget_bytes"),
     "negative": (lambda said: artifact(said).update(size=-1), "artifacts.0.size"),
     "no archive": (lambda said: artifact(said).update(filename="../../etc/passwd"), "has 0 archives"),
