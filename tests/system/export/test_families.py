@@ -88,6 +88,13 @@ def test_a_family_exports_and_generates(
     assert set(ends) <= stops
 
 
+MINISTRAL_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 2.0,
+    "original_max_position_embeddings": 512,
+    "llama_4_scaling_beta": 0.1,
+}
 OTHERS: dict[str, dict[str, Any]] = {
     "Ernie4_5": {"head_dim": 16},
     "Gemma": {"head_dim": 16},
@@ -95,7 +102,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64, "num_hidden_layers": 6},
     "Granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
     "HunYuanDenseV1": {"head_dim": 16},
-    "Ministral3": {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    "Ministral3": {"head_dim": 16, "max_position_embeddings": 1024, "rope_parameters": MINISTRAL_ROPE},
     "Nemotron": {"num_attention_heads": 2},  # half of a head is turned, and the kernel wants 8 or more of it
     "Phi": {"num_attention_heads": 2},
     "SmolLM3": {},
