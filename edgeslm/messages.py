@@ -59,6 +59,8 @@ class Request:
     trace: Trace | None = None
     pool: str | None = None
     """The pool that the request was sent to; None if it was sent to this node."""
+    source: str | None = None
+    """The topic of the message that a route read; None for windows and for requests."""
 
     @property
     def is_direct(self) -> bool:
@@ -95,7 +97,8 @@ class Truncated:
 class Result:
     """The result of a request; exactly one of ``result`` and ``error`` is set.
 
-    With status ``abstained``, ``result`` holds the answer that fell below the threshold.
+    With status ``abstained``, ``result`` holds the answer that fell below the threshold. ``topic`` is that of
+    the message that a route read.
     """
 
     id: str
@@ -107,6 +110,7 @@ class Result:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
     truncated: Truncated | None = None
+    topic: str | None = None
 
     def unwrap(self) -> Mapping[str, Any]:
         """Returns ``result``, or raises ``error``.

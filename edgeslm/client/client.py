@@ -36,10 +36,11 @@ from edgeslm.errors import (
 from edgeslm.messages import Chunk, Result
 from edgeslm.mqtt.broker_address import BrokerAddress, Login, read_password
 from edgeslm.mqtt.connection import PAUSES_S, ConnectionSettings, Network
-from edgeslm.protocol.codec import MAX_REPLY_TOPIC_BYTES, Topics, check_topic_name, encode_request
+from edgeslm.protocol.codec import MAX_REPLY_TOPIC_BYTES, Topics, encode_request
 from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.feedback import Feedback, encode_feedback
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, NODE_CHANNELS, filter_fault
+from edgeslm.protocol.topics import check_topic_name
 
 
 class OnChunk(Protocol):

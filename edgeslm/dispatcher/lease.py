@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 
 from edgeslm.errors import InvalidRequest, ProtocolError
-from edgeslm.protocol.codec import encode_document, parse_json, parse_state
-from edgeslm.protocol.strict_json import decode_text
+from edgeslm.protocol.codec import encode_document, parse_state
+from edgeslm.protocol.strict_json import decode_text, parse_json
 
 LONGEST_S = 3600.0
 QUIET_S = 1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgeslm.errors import Busy
@@ -77,7 +77,7 @@ class NodeBackend:
                 onlooker.ended(result)
         self.observers.meter.count(result)
         self.observers.tracer.record(request, result)
-        payload = encode_result(result)
+        payload = encode_result(replace(result, topic=request.source))
         attempt.end(result, payload)
         return result, payload
 

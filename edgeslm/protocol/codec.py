@@ -17,8 +17,7 @@ from edgeslm.messages import Chunk, ErrorBody, Request, Result, Trace, Truncated
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.protocol.request_options import read_options
 from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json, shown
-from edgeslm.protocol.topic_filters import matches as topic_matches
-from edgeslm.protocol.topics import Topics, check_reply_topic, check_topic_name, sender_of
+from edgeslm.protocol.topics import Topics, check_reply_topic, sender_of
 from edgeslm.protocol.versions import PROTOCOL_VERSION, is_newer
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "StateName",
     "Topics",
     "check_reply_topic",
-    "check_topic_name",
     "encode_cancel",
     "encode_chunk",
     "encode_dead",
@@ -41,11 +39,9 @@ __all__ = [
     "error_result",
     "parse_cancel",
     "parse_chunk",
-    "parse_json",
     "parse_request",
     "parse_result",
     "parse_state",
-    "topic_matches",
 ]
 
 MAX_ID_CHARACTERS = 256
@@ -301,6 +297,8 @@ def encode_result(result: Result) -> bytes:
     Infinity and NaN become null; a lone surrogate becomes U+FFFD.
     """
     fields: dict[str, Any] = {"id": result.id, "task": result.task, "status": result.status}
+    if result.topic is not None:
+        fields["topic"] = result.topic
     if result.result is not None:
         fields["result"] = _round_result(result.result)
     if result.error is not None:
@@ -362,6 +360,7 @@ def parse_result(payload: bytes) -> Result:
         timings_ms=_numbers(fields.get("timings_ms")),
         usage=_counts(fields.get("usage")),
         truncated=_read_truncated(fields.get("truncated")),
+        topic=fields["topic"] if isinstance(fields.get("topic"), str) else None,
     )
 
 

@@ -48,7 +48,8 @@ _ATTRIBUTES = {
     + _SOURCES.format("passages"),
 }
 _ALL_ATTRIBUTES = (
-    "status=value_json.status, id=value_json.id, code=(value_json.error | default({})).code | default(none)"
+    "status=value_json.status, id=value_json.id, code=(value_json.error | default({})).code | default(none), "
+    "topic=value_json.topic | default(none)"
 )
 _ICONS = {"classify": "mdi:label", "extract": "mdi:form-textbox", "search": "mdi:magnify"}
 MOST_FIELDS = 32

@@ -48,7 +48,8 @@ class Skip:
 @dataclass(frozen=True, slots=True)
 class RouteWork:
     """A message for a task, and how to publish the result; without a task, the message is only ingested.
-    ``id`` is the id in the payload, if any. ``trace`` is the trace context that is sent with the result."""
+    ``id`` is the id in the payload, if any. ``source`` is the topic of the message, None for a window.
+    ``trace`` is the trace context that is sent with the result."""
 
     task: str | None
     input: str
@@ -56,6 +57,7 @@ class RouteWork:
     qos: int
     retain: bool
     id: str | None = None
+    source: str | None = None
     trace: Trace | None = None
 
 

@@ -142,7 +142,7 @@ class Router:
             self.unusable.note(route.name, work, delivery.topic)
             log.debug("route %s skipped a message: %s", route.name, work.sentence)
             return
-        work = replace(work, trace=self._tracer.trace(delivery.traceparent))
+        work = replace(work, source=delivery.topic, trace=self._tracer.trace(delivery.traceparent))
         if held.qos0 and held.refusal is not None:
             self._meter.drop("busy")
             return
@@ -215,7 +215,9 @@ class RouteAnswers:
         payload = known.result if known is not None else None
         if payload is None:
             id, task = secrets.token_hex(8), work.task or ""
-            request = Request(task, read, id, work.topic, received_at=received_at, trace=work.trace)
+            request = Request(
+                task, read, id, work.topic, received_at=received_at, trace=work.trace, source=work.source
+            )
             attempt = AttemptLog(self.journal, key, known)
             while True:
                 result, payload = await self.backend.answer(request, attempt)

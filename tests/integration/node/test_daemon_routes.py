@@ -90,7 +90,9 @@ def test_a_template_reads_the_payload_and_names_the_topic_and_one_route_feeds_an
     app.publish("plant/press-4/log", {"text": "critical noise", "level": 3})
     label = app.take("plant/press-4/log/label")
     assert (label.json["status"], label.json["result"]["label"]) == ("ok", "critical")
-    assert app.take(f"{BASE}/event/speak").json["result"]["text"] == "critical now"
+    assert label.json["topic"] == "plant/press-4/log"
+    told = app.take(f"{BASE}/event/speak").json
+    assert (told["result"]["text"], told["topic"]) == ("critical now", "plant/press-4/log/label")
 
 
 def test_when_skips_a_message_and_counts_it(app: App, node: Node) -> None:

@@ -350,6 +350,7 @@ results = st.builds(
     timings_ms=st.dictionaries(names, floats, max_size=3),
     usage=st.dictionaries(names, st.integers(0, 2**40), max_size=3),
     truncated=st.none() | st.builds(Truncated, st.integers(0, 9999), st.integers(0, 9999)),
+    topic=st.none() | names,
 )
 
 
