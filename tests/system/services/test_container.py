@@ -55,7 +55,11 @@ def test_it_installs_the_lists_with_hashes_and_says_whose_work_is_in_it() -> Non
     assert len(installs) == 3
     for one in installs:
         assert "--no-deps" in one and ("--require-hashes" in one or one.endswith("/wheel/*.whl")), one
-    assert all(f"-r requirements/{name}.txt" in installs[0] for name in ("device", "device-api"))
+    assert "for list in device $(printf 'device-%s ' $EXTRAS); do" in runs[1]
+    assert '-r "requirements/$list.txt" || exit 1; done' in installs[0]
+    (extras,) = [arguments for name, arguments in instructions() if arguments.startswith("EXTRAS=")]
+    for extra in extras.removeprefix("EXTRAS=").strip('"').split():
+        assert (ROOT / f"requirements/device-{extra}.txt").is_file(), extra
     assert any("scripts/third_party.py" in run for run in runs)
 
 
