@@ -242,6 +242,8 @@ def too_little_memory(error: Exception) -> str | None:
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN))
         or (isinstance(error, RuntimeError) and "can't start new thread" in text)
+        # CPython says this where it has no memory for a MemoryError.
+        or (isinstance(error, SystemError) and ("without exception" in text or "without setting" in text))
         or (isinstance(error, ImportError) and ("failed to map" in text or "cannot allocate" in text.lower()))
     ):
         return (

@@ -18,6 +18,7 @@ from edgeslm.storage.encryption import load_seal
 from edgeslm.storage.journal import Journal
 from edgeslm.telemetry.health import Meter
 from edgeslm.telemetry.liveness import NETWORK_SILENT_S
+from edgeslm.telemetry.log_lines import handle_loop_exception
 from edgeslm.telemetry.systemd import ServiceManager
 
 log = logging.getLogger("edgeslm.dispatcher")
@@ -36,6 +37,7 @@ async def run(settings: DispatcherSettings) -> int:
     """
     dispatcher = Dispatcher(settings)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(handle_loop_exception)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, dispatcher.request_stop)
     await dispatcher.run()

@@ -47,6 +47,7 @@ from edgeslm.telemetry.audit import AuditLog
 from edgeslm.telemetry.extension import Extension
 from edgeslm.telemetry.health import Meter, memory_bytes, temperature_c
 from edgeslm.telemetry.liveness import Liveness
+from edgeslm.telemetry.log_lines import handle_loop_exception
 from edgeslm.telemetry.systemd import ServiceManager
 from edgeslm.telemetry.tracing import Tracer
 from edgeslm.update.commands import handlers_of
@@ -90,6 +91,7 @@ async def run(config: Config, path: Path | None = None) -> int:
     for model in gone:
         daemon.updater.note_taken_back(model, "the node crashed at each start with it")
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(handle_loop_exception)
     loop.add_signal_handler(signal.SIGHUP, daemon.admin.request_reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import threading
 import warnings
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    import asyncio
 
 FULL = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 """Lines of services and their child processes."""
 COMMAND = "edgeslm: %(message)s"
 """Lines of other commands, as those of errors."""
+
+_NO_MEMORY = (
+    b"edgeslm: There is too little memory to go on: free some, or raise the limits of this process: "
+    b"MemoryMax= of a service, `ulimit -v` of a shell.\n"
+)
 
 # Control characters of ASCII and Latin 1, line and paragraph separators, marks of text direction, and lone
 # surrogates, which can't be encoded.
@@ -65,6 +74,20 @@ def set_up_logging(level: str, form: str = FULL) -> None:
         _log_uncaught_exceptions()
 
 
+def handle_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Exception handler of a service's event loop. Ends the process if its callbacks lack memory: the loop
+    would call them again and again, and hear no signal."""
+    if isinstance(context.get("exception"), MemoryError):
+        end_without_memory()
+    loop.default_exception_handler(context)
+
+
+def end_without_memory() -> NoReturn:
+    """Ends the process with a sentence, without allocating memory. What it holds is as after a crash."""
+    os.write(2, _NO_MEMORY)
+    os._exit(1)
+
+
 def log_error(sentence: str) -> bool:
     """Logs why a service ends. :return: False if this process doesn't log as a service."""
     handlers = logging.getLogger().handlers
@@ -86,15 +109,21 @@ def _log_warning(
 
 
 def _log_uncaught_exceptions() -> None:
-    """Hooks that somebody else has set stay."""
+    """Hooks that somebody else has set stay. A lack of memory in the main thread or another ends the
+    process."""
 
     def log(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
             logging.getLogger("edgeslm").error("uncaught exception", exc_info=(kind, error, trace))
 
+    def end(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, MemoryError):
+            end_without_memory()
+        log(kind, error, trace)
+
     if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = log
+        sys.excepthook = end
     if threading.excepthook is threading.__excepthook__:
-        threading.excepthook = lambda end: log(end.exc_type, end.exc_value, end.exc_traceback)
+        threading.excepthook = lambda ended: end(ended.exc_type, ended.exc_value, ended.exc_traceback)
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = lambda end: log(end.exc_type, end.exc_value, end.exc_traceback)

@@ -54,6 +54,7 @@ def test_paths_are_nobody_else_s_business(sentence: str, told: str) -> None:
         MemoryError(),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("can't start new thread"),
+        SystemError("error return without exception set"),
         ImportError("libsqlite3.so.0: failed to map segment from shared object"),
     ],
 )
@@ -61,6 +62,8 @@ def test_too_little_memory_is_told_in_a_sentence_however_it_shows(error: Excepti
     assert str(too_little_memory(error)).startswith("There is too little memory (")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "no"), RuntimeError("no"), ImportError("no")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOENT, "no"), RuntimeError("no"), SystemError("no"), ImportError("no")]
+)
 def test_other_errors_are_not_of_memory(error: Exception) -> None:
     assert too_little_memory(error) is None

@@ -74,6 +74,43 @@ def test_uncaught_exceptions_have_a_time(program: str) -> None:
     assert last == "ZeroDivisionError: division by zero"
 
 
+WITHOUT_MEMORY = {
+    "the main thread": "raise MemoryError",
+    "another thread": "threading.Thread(target=fail).start(); time.sleep(60)",
+    "a callback of the loop": "asyncio.run(loop(fail))",
+}
+
+
+@pytest.mark.parametrize("program", WITHOUT_MEMORY.values(), ids=WITHOUT_MEMORY)
+def test_a_process_without_memory_ends_with_a_sentence(program: str) -> None:
+    """A node whose loop had no memory for a signal's byte called the same callback for ever."""
+    functions = """
+import asyncio, threading, time
+def fail():
+    raise MemoryError
+async def loop(callback):
+    asyncio.get_running_loop().set_exception_handler(handle_loop_exception)
+    asyncio.get_running_loop().call_soon(callback)
+    await asyncio.sleep(60)
+"""
+    (line,) = said_by(f"{functions}{program}")
+    assert line.startswith("edgeslm: There is too little memory to go on: ")
+
+
+def test_other_exceptions_of_a_loop_are_logged() -> None:
+    program = """
+import asyncio
+async def work():
+    asyncio.get_running_loop().set_exception_handler(handle_loop_exception)
+    asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+    await asyncio.sleep(0.1)
+asyncio.run(work())
+"""
+    first, *_, last = said_by(program)
+    assert re.match(rf"{TIME} ERROR asyncio: Exception in callback", first)
+    assert last == "ZeroDivisionError: division by zero"
+
+
 def test_warnings_are_lines_of_the_log() -> None:
     program = "warnings.warn('old\\nway', UserWarning)"
     (line,) = said_by(program)
