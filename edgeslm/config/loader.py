@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from edgeslm.config import yaml_source
 from edgeslm.config.diagnostics import problems_of, read_text, sentence_of
 from edgeslm.config.remote_stages import ChatServer, RemoteStage
-from edgeslm.config.schema import Config, Knowledge, Route, Task
+from edgeslm.config.route_sections import Route
+from edgeslm.config.schema import Config, Knowledge, Task
 from edgeslm.config.sections import Broker, Section
 from edgeslm.config.task_kinds import LEARNABLE, Kind
 from edgeslm.config.validation import UNKNOWN_FILTER, Names, inconsistencies

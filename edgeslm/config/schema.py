@@ -19,17 +19,16 @@ from edgeslm.config.fields import (
     FilePath,
     LabelBias,
     Labels,
-    MaxRate,
     Name,
     ReplyText,
     Threads,
     TopicFilter,
-    WindowField,
     node_name,
     topic_prefix,
 )
 from edgeslm.config.languages import Language
 from edgeslm.config.remote_stages import ChatServer, RemoteStage, Stage
+from edgeslm.config.route_sections import Route
 from edgeslm.config.sections import (
     Audit,
     Broker,
@@ -261,60 +260,6 @@ class Knowledge(Section):
     tables: bool = Field(
         default=False,
         description="Lets `answer` compute answers from cells of CSV and JSON documents first",
-    )
-
-
-class Route(Section):
-    """A route: watches a topic, runs a task on each message and publishes the result."""
-
-    name: Name | None = Field(
-        default=None,
-        description="Name in metrics and `event` topics; default: the task's or collection's, numbered if "
-        "taken",
-    )
-    source: TopicFilter = Field(alias="from", description="MQTT topic filter to watch")
-    task: str | None = Field(default=None, description="Task for the messages; optional with `remember`")
-    remember: Name | None = Field(
-        default=None,
-        description="Collection that stores the messages for search",
-    )
-    keep_s: float | None = Field(
-        default=None,
-        gt=0,
-        le=10 * 365 * 24 * 3600,
-        description="Seconds until a remembered message expires; default: never",
-    )
-    input: str | None = Field(
-        default=None,
-        max_length=20_000,
-        description="Template of the input; default: the whole payload",
-    )
-    to: str | None = Field(
-        default=None,
-        max_length=2_000,
-        description="Template of the result's topic; default: `<base>/event/<name>`",
-    )
-    when: str | None = Field(
-        default=None,
-        max_length=2_000,
-        description="Condition, such as `payload.level > 3`; other messages are skipped",
-    )
-    qos: Literal[0, 1, 2] = Field(default=1, description="QoS of results")
-    retain: bool = Field(default=False, description="Retains results, for late subscribers")
-    on_change: bool = Field(
-        default=False, description="Publishes only results that differ from the topic's last one"
-    )
-    max_rate: MaxRate | None = Field(
-        default=None,
-        description="Rate limit: messages per second, or `6/min`, `100/h`; the rest is dropped",
-    )
-    window: WindowField | None = Field(
-        default=None,
-        description="Publishes a digest per window: `{last: 50}`, `{every: 15 min}` or `{on: TOPIC}`; "
-        "`most` limits the last two",
-    )
-    accept_retained: bool = Field(
-        default=False, description="Also reads retained messages, which the broker repeats at every start"
     )
 
 

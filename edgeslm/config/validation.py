@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from edgeslm.config.json_schemas import schema_faults
 from edgeslm.config.network_validation import network_faults
 from edgeslm.config.remote_stages import RemoteStage, remote_faults
-from edgeslm.config.schema import LEARNED, NODE_STAGE, Config, Route, Task
+from edgeslm.config.route_sections import Route
+from edgeslm.config.schema import LEARNED, NODE_STAGE, Config, Task
 from edgeslm.config.sections import Pool, Rollouts
 from edgeslm.config.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.config.yaml_source import Path

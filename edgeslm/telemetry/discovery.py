@@ -20,7 +20,8 @@ from edgeslm import __version__
 from edgeslm.protocol.topic_filters import overlap
 
 if TYPE_CHECKING:
-    from edgeslm.config.schema import Config, Route
+    from edgeslm.config.route_sections import Route
+    from edgeslm.config.schema import Config
 
 _TEXT = "r.text | default('', true) | truncate(250, true, '…', 0)"
 _VALUES = {

@@ -14,7 +14,8 @@ from typing import Literal
 
 from edgeslm.cli.provision.access import COMMANDS, Grant, User
 from edgeslm.cli.provision.certificates import check_host
-from edgeslm.config.schema import Config, Route
+from edgeslm.config.route_sections import Route
+from edgeslm.config.schema import Config
 from edgeslm.errors import BrokerError, ProvisionError
 from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.protocol.topic_filters import (

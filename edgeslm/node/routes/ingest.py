@@ -45,7 +45,8 @@ class Ingest:
         if route.remember is None:
             return
         if delivery.retain:  # the broker brings it again with each connection
-            name = hashlib.sha256(delivery.payload).hexdigest()[:12]
+            said = text.encode("utf-8", "replace") if route.redact else delivery.payload
+            name = hashlib.sha256(said).hexdigest()[:12]
         else:
             name = secrets.token_hex(6) if key is None else key.hex()[:12]
         if id is not None:

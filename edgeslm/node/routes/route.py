@@ -14,17 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgeslm.config.fields import Rate
-from edgeslm.config.schema import Route
+from edgeslm.config.route_sections import Route
 from edgeslm.config.templates import Scope, make_condition, make_input, make_topic, read_scope
 from edgeslm.errors import TemplateError
 from edgeslm.messages import Result, Trace
 from edgeslm.protocol.topic_filters import matches
 
-Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template", "own_topic", "poisoned"]
+Reason = Literal[
+    "retained", "not_text", "empty", "condition", "rate", "template", "own_topic", "poisoned", "unredacted"
+]
 """Why a message was skipped: it is a retained message (``retained``), isn't UTF-8 (``not_text``) or has no
 text (``empty``); ``when`` is false (``condition``); the route has reached ``max_rate`` (``rate``); a template
-doesn't fit the payload (``template``); the output topic belongs to the node (``own_topic``); or the message
-crashed or froze the node more than once (``poisoned``)."""
+doesn't fit the payload (``template``); the output topic belongs to the node (``own_topic``); the message
+crashed or froze the node more than once (``poisoned``); or it couldn't be redacted (``unredacted``)."""
 
 REMEMBERED_TOPICS = 1_000
 """Number of output topics whose last result is kept for ``on_change``; the least recently used topic is
@@ -61,11 +63,19 @@ class RouteWork:
     trace: Trace | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Unredacted:
+    """The text of a message that a route takes, before it is redacted. Nothing else may get it."""
+
+    text: str
+
+
 class RouteReader:
     """One route of the configuration. ``base`` is the node's base topic.
 
     Call :meth:`consider` with each message, run the ``RouteWork`` that it returns, and publish the result
-    only if :meth:`wants` is true.
+    only if :meth:`wants` is true. If it returns ``Unredacted``, redact the text and pass it to
+    :meth:`read_redacted`, which returns the ``RouteWork``.
     """
 
     def __init__(self, route: Route, base: str) -> None:
@@ -83,13 +93,28 @@ class RouteReader:
     def matches(self, topic: str) -> bool:
         return matches(self.route.source, topic)
 
-    def consider(self, topic: str, payload: bytes, retained: bool, now: float) -> RouteWork | Skip:
-        """The work for a message, or the reason to skip it. ``now`` is in seconds of any monotonic clock."""
+    def consider(
+        self, topic: str, payload: bytes, retained: bool, now: float
+    ) -> RouteWork | Unredacted | Skip:
+        """The work for a message, its text to be redacted, or the reason to skip it. ``now`` is in seconds of
+        any monotonic clock."""
         found = self._consider(topic, payload, retained, now)
+        return found if isinstance(found, Unredacted) else self._count(found)
+
+    def read_redacted(self, topic: str, text: str) -> RouteWork | Skip:
+        """The work for a message that :meth:`consider` took, with its redacted text."""
+        try:
+            return self._count(self._work(read_scope(topic, text), text))
+        except TemplateError as error:
+            return self._count(Skip("template", str(error)))
+
+    def _count(self, found: RouteWork | Skip) -> RouteWork | Skip:
         self.counts[found.reason if isinstance(found, Skip) else "read"] += 1
         return found
 
-    def _consider(self, topic: str, payload: bytes, retained: bool, now: float) -> RouteWork | Skip:
+    def _consider(
+        self, topic: str, payload: bytes, retained: bool, now: float
+    ) -> RouteWork | Unredacted | Skip:
         if retained and not self.route.accept_retained:
             return Skip("retained", "a retained message; set accept_retained to read those too")
         try:
@@ -97,23 +122,34 @@ class RouteReader:
         except UnicodeDecodeError:
             return Skip("not_text", "the payload is not UTF-8 text")
         try:
-            return self._work(read_scope(topic, text), text, now)
+            return self._admit(read_scope(topic, text), text, now)
         except TemplateError as error:
             return Skip("template", str(error))
 
-    def _work(self, scope: Scope, text: str, now: float) -> RouteWork | Skip:
-        if self._condition is not None and not self._condition(scope):
+    def _admit(self, scope: Scope, text: str, now: float) -> RouteWork | Unredacted | Skip:
+        """``when`` and ``max_rate`` decide on the message as it came, since they keep nothing of it."""
+        try:
+            holds = self._condition is None or self._condition(scope)
+        except TemplateError:
+            if not self.route.redact:
+                raise
+            return Skip("template", "when doesn't fit the payload")  # the error may quote the payload
+        if not holds:
             return Skip("condition", "the condition in when does not hold")
         if self._rate is not None and not self._rate.has_room(now):
             return Skip("rate", "more messages than max_rate allows")
+        found = Unredacted(text) if self.route.redact else self._work(scope, text)
+        if self._rate is not None and not isinstance(found, Skip):
+            self._rate.take(now)
+        return found
+
+    def _work(self, scope: Scope, text: str) -> RouteWork | Skip:
         topic = self._topic(scope) if self._topic is not None else f"{self._base}/event/{self.name}"
         if topic.startswith(f"{self._base}/") and not topic.startswith(f"{self._base}/event/"):
             return Skip("own_topic", f"the topic {topic[:80]!r} belongs to the node itself")
         read = self._input(scope) if self._input is not None else self._without_template(scope, text)
         if not read.strip():
             return Skip("empty", "there is no text to read")
-        if self._rate is not None:
-            self._rate.take(now)
         return replace(self.work_on(topic), input=read, id=_id_of(scope.payload))
 
     def _without_template(self, scope: Scope, text: str) -> str:

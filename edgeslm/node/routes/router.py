@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ from edgeslm.node.backend import NodeBackend
 from edgeslm.node.deduplication import SingleFlight
 from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.routes.ingest import Ingest
-from edgeslm.node.routes.route import RouteReader, RouteWork, Skip
+from edgeslm.node.routes.redactor import Redactor
+from edgeslm.node.routes.route import RouteReader, RouteWork, Skip, Unredacted
 from edgeslm.node.routes.unusable import Unusable
 from edgeslm.node.routes.windows import WindowAggregator
 from edgeslm.protocol.codec import Topics
@@ -48,6 +49,7 @@ class Router:
         self._journal = journal
         self._meter, self._tracer = backend.observers.meter, backend.observers.tracer
         self._ingest = Ingest(backend.service, self._meter)
+        self._redactor = Redactor(backend.publisher)
         self.unusable = Unusable()
         self._single_flight = SingleFlight()
         self._queues: dict[str, TicketQueue] = defaultdict(TicketQueue)
@@ -136,40 +138,51 @@ class Router:
             route.counts["too_large"] += 1
             return
         key = reader_key(held.key, route.name) if held.key is not None else None
-        work = await self._consider(route, delivery, key)
-        if isinstance(work, Skip):
-            self._meter.drop(work.reason)
-            self.unusable.note(route.name, work, delivery.topic)
-            log.debug("route %s skipped a message: %s", route.name, work.sentence)
+        taken = await self._consider(route, delivery, key)
+        if isinstance(taken, Skip):
+            self._skip(route, taken, delivery)
             return
-        work = replace(work, source=delivery.topic, trace=self._tracer.trace(delivery.traceparent))
         if held.qos0 and held.refusal is not None:
             self._meter.drop("busy")
             return
         if (running := self._single_flight.running(key)) is not None:
             await asyncio.shield(running)
             return
-        if route.route.window is not None:
-            with self._single_flight.flight(key), self._queues[route.name].place() as place:
-                await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
+        with self._single_flight.flight(key), ExitStack() as stack:
+            place = None
+            if route.route.window is not None:  # redaction and ingest of some messages take longer
+                place = stack.enter_context(self._queues[route.name].place())
+            work: RouteWork | Skip
+            if isinstance(taken, Unredacted):
+                work = await self._redacted(route, taken, delivery, key)
+            else:
+                work = taken
+            if isinstance(work, Skip):
+                self._skip(route, work, delivery)
+                return
+            work = replace(work, source=delivery.topic, trace=self._tracer.trace(delivery.traceparent))
+            await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
+            again = delivery.dup
+            if place is not None:
                 await place.reach()
                 place.leave()  # add() takes its place in the window before it first waits
                 received = time.time() - (time.monotonic() - delivery.received_at)
-                topic, again = delivery.topic, delivery.dup
-                await self._aggregator.add(route.name, work, topic, received, key, is_again=again)
-            return
-        with self._single_flight.flight(key):
-            await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
-            if work.task is not None:
-                again, waits, at = delivery.dup, not held.qos0, delivery.received_at
+                await self._aggregator.add(route.name, work, delivery.topic, received, key, is_again=again)
+            elif work.task is not None:
+                waits, at = not held.qos0, delivery.received_at
                 await self._answers.answer(route, work, work.input, key, at, is_again=again, waits=waits)
 
-    async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> RouteWork | Skip:
+    def _skip(self, route: RouteReader, skip: Skip, delivery: Delivery) -> None:
+        self._meter.drop(skip.reason)
+        self.unusable.note(route.name, skip, delivery.topic)
+        log.debug("route %s skipped a message: %s", route.name, skip.sentence)
+
+    async def _consider(
+        self, route: RouteReader, delivery: Delivery, key: bytes | None
+    ) -> RouteWork | Unredacted | Skip:
         """Renders the route's templates for a message. If earlier attempts crashed or froze the node too
         often, the message is skipped."""
-        key = None if key is None else reader_key(key, "templates")
-        known = self._journal.find(key) if key is not None and delivery.dup else None
-        attempts = AttemptLog(self._journal, key, known)
+        attempts = self._attempts(delivery, key, "templates")
         try:
             attempts.compute()
         except Poisoned as error:
@@ -183,6 +196,22 @@ class Router:
             return route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
         finally:
             attempts.wait()
+
+    async def _redacted(
+        self, route: RouteReader, message: Unredacted, delivery: Delivery, key: bytes | None
+    ) -> RouteWork | Skip:
+        """Redacts a message, then renders the route's templates for it."""
+        attempts = self._attempts(delivery, key, "redaction")
+        text = await self._redactor.redact(route.route, delivery, message, attempts)
+        if isinstance(text, Skip):
+            route.counts[text.reason] += 1
+            return text
+        return route.read_redacted(delivery.topic, text)
+
+    def _attempts(self, delivery: Delivery, key: bytes | None, step: str) -> AttemptLog:
+        key = None if key is None else reader_key(key, step)
+        known = self._journal.find(key) if key is not None and delivery.dup else None
+        return AttemptLog(self._journal, key, known)
 
 
 @dataclass(slots=True)

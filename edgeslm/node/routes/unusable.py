@@ -15,8 +15,9 @@ from edgeslm.telemetry.log_lines import printable
 log = logging.getLogger("edgeslm.node")
 
 TOLD_S: Final = 3600.0
-FAULTS: Final[frozenset[Reason]] = frozenset({"template", "not_text", "empty", "own_topic"})
-"""Reasons that are mistakes of a sender or of the configuration; the others are the user's wish."""
+FAULTS: Final[frozenset[Reason]] = frozenset({"template", "not_text", "empty", "own_topic", "unredacted"})
+"""Reasons that are mistakes of a sender or of the configuration, or failures of a model that redacts; the
+others are the user's wish."""
 _LONGEST_TOPIC: Final = 120
 
 

@@ -13,8 +13,9 @@ from jsonschema import Draft202012Validator
 
 from edgeslm.config.loader import config_schema, parse_config
 from edgeslm.config.remote_stages import ChatServer
+from edgeslm.config.route_sections import Route
 from edgeslm.config.sandbox import Sandbox
-from edgeslm.config.schema import Config, Example, Knowledge, Model, Route, Task
+from edgeslm.config.schema import Config, Example, Knowledge, Model, Task
 from edgeslm.config.sections import (
     Audit,
     Broker,

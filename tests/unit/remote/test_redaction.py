@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.redaction.patterns import PATTERNS
 from edgeslm.remote.chat import RemoteError
-from edgeslm.remote.redaction import PATTERNS, Redaction
+from edgeslm.remote.redaction import Redaction
 
 ALL = tuple(PATTERNS)
 
@@ -84,9 +85,9 @@ def test_what_was_hidden_comes_back(text: str) -> None:
 def test_matching_takes_linear_time(part: str) -> None:
     def seconds(length: int) -> float:
         text = part * (length // len(part))
-        started = time.perf_counter()
+        started = time.process_time()
         hidden(text)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     seconds(1000)
     assert seconds(200_000) < 200 * max(seconds(10_000), 0.005)
@@ -95,10 +96,10 @@ def test_matching_takes_linear_time(part: str) -> None:
 def test_many_values_take_linear_time() -> None:
     def seconds(count: int) -> float:
         text = " ".join(str(100_000 + number) for number in range(count))
-        started = time.perf_counter()
+        started = time.process_time()
         redaction = Redaction(["number"], [text])
         assert redaction.restore(redaction.hide(text)) == text
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     seconds(100)
     assert seconds(40_000) < 40 * max(seconds(2_000), 0.01)

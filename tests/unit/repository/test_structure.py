@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 LAYERS = (
     {"errors", "messages", "hardware", "ipc"},
-    {"protocol"},
+    {"protocol", "redaction"},
     {"config", "remote"},
     {"mqtt"},
     {"storage", "client"},

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.config.schema import Route
+from edgeslm.config.route_sections import Route
 from edgeslm.messages import ErrorBody, Result
-from edgeslm.node.routes.route import REMEMBERED_TOPICS, RouteReader, RouteWork, Skip
+from edgeslm.node.routes.route import REMEMBERED_TOPICS, RouteReader, RouteWork, Skip, Unredacted
 
 BASE = "edgeslm/v1/n"
 
@@ -21,12 +21,14 @@ def reader(**keys: Any) -> RouteReader:
     return RouteReader(Route.model_validate_json(json.dumps(data)), BASE)
 
 
-def consider(route: RouteReader, payload: Any, now: float = 0.0, retained: bool = False) -> RouteWork | Skip:
+def consider(
+    route: RouteReader, payload: Any, now: float = 0.0, retained: bool = False
+) -> RouteWork | Unredacted | Skip:
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     return route.consider("factory/4/log", raw, retained, now)
 
 
-def reason(outcome: RouteWork | Skip) -> str:
+def reason(outcome: RouteWork | Unredacted | Skip) -> str:
     assert isinstance(outcome, Skip), outcome
     assert outcome.sentence
     return outcome.reason
@@ -198,3 +200,23 @@ def test_a_digest_reads_the_only_text_of_a_json_payload(payload: dict[str, Any],
 def test_a_message_is_known_by_its_own_id(payload: dict[str, Any], id: str | None) -> None:
     outcome = consider(reader(), payload)
     assert isinstance(outcome, RouteWork) and outcome.id == id
+
+
+def test_when_and_the_rate_read_the_message_as_it_came_and_the_rest_waits_for_redaction() -> None:
+    keys = {"when": "payload.call == '0171 2345678'", "max_rate": "1/h", "redact": ["phone"]}
+    route = reader(**keys, to="out/{{ payload.call }}", input="{{ payload.call }}")
+    taken = consider(route, {"call": "0171 2345678"})
+    assert isinstance(taken, Unredacted)
+    assert reason(consider(route, {"call": "0171 2345678"})) == "rate"
+    assert reason(consider(route, {"call": "x"})) == "condition"
+    work = route.read_redacted("factory/4/log", taken.text.replace("0171 2345678", "[phone]"))
+    assert isinstance(work, RouteWork)
+    assert (work.input, work.topic) == ("[phone]", "out/[phone]")
+    assert dict(route.counts) == {"read": 1, "rate": 1, "condition": 1}
+
+
+def test_the_reason_of_a_skip_quotes_nothing_of_a_message_to_be_redacted() -> None:
+    route = reader(when="payload.call > 3", redact=["phone"])
+    found = consider(route, {"call": "0171 2345678"})
+    assert isinstance(found, Skip)
+    assert (found.reason, "0171" in found.sentence) == ("template", False)

@@ -7,7 +7,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from edgeslm.config.schema import Route
+from edgeslm.config.route_sections import Route
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.publisher import Publisher
 from edgeslm.node.routes.route import RouteReader

@@ -1,0 +1,78 @@
+"""Redaction of routes in a running daemon: a real broker, a fake engine that says what it is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.apps import App
+from tests.support.brokers import Mosquitto
+from tests.support.nodes import BASE, Node, fake_configuration
+
+SECRET = "0171 2345678"
+REDACT = {"redact": ["phone", "email"]}
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def configuration(broker: Mosquitto, folder: Path, *routes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return fake_configuration(broker.url, folder, routes=list(routes), **more)
+
+
+def test_task_collection_and_topic_get_the_redacted_text(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "say", "remember": "log", "to": "out/{{ payload.by }}", **REDACT}
+    made = configuration(broker, tmp_path, route, knowledge={"log": {"path": str(tmp_path / "log")}})
+    with App(broker.port, "#") as app, Node(tmp_path, made):
+        app.take_state(BASE, "online")
+        app.publish("hall/log", {"text": f"call {SECRET}", "by": "max@example.org", "level": 3})
+        result = app.take("out/[email]")
+        shown = '{"text": "call [phone]", "by": "[email]", "level": 3}'
+        assert json.loads(result.json["result"]["text"]) == json.loads(shown)
+    assert any(b"[phone]" in file.read_bytes() for file in tmp_path.glob("log*"))
+    assert_nowhere(tmp_path)
+
+
+def test_windows_keep_the_redacted_texts_in_their_order(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "brief", "to": "out", "window": {"last": 3}, **REDACT}
+    with (
+        App(broker.port, f"{BASE}/state", "out") as app,
+        Node(tmp_path, configuration(broker, tmp_path, route)),
+    ):
+        app.take_state(BASE, "online")
+        for number, who in enumerate((SECRET, "", "max@example.org")):
+            app.publish("hall/log", {"id": str(number), "text": f"Belt {number} tore, call {who}"})
+        points = app.take("out").json["result"]["points"]
+    assert [point["ids"] for point in points] == [["0"], ["1"], ["2"]]
+    assert "[phone]" in points[0]["text"] and "[email]" in points[2]["text"]
+    assert_nowhere(tmp_path)
+
+
+def test_what_cant_be_redacted_is_told_and_not_passed_on(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "say", "to": "out", **REDACT}
+    with App(broker.port, "#") as app, Node(tmp_path, configuration(broker, tmp_path, route)) as node:
+        app.take_state(BASE, "online")
+        app.publish("hall/log", "[" * 100_000 + f'"{SECRET}"' + "]" * 100_000)
+        dead = app.take(f"{BASE}/dead").json
+        assert (dead["reason"], dead["reply_to"]) == ("invalid_request", "hall/log")
+        app.publish("hall/log", "hello")
+        assert app.take("out").json["result"]["text"] == "hello"
+        health = node.daemon.health()
+        assert health["dropped"]["unredacted"] == 1
+        assert any("it can't be redacted" in alert for alert in health["alerts"])
+        assert app.untaken("out") == []
+
+
+def assert_nowhere(folder: Path) -> None:
+    """No file of the node has the secret."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "mosquitto.db"]
+    assert not [file for file in files if SECRET.encode() in file.read_bytes()]
