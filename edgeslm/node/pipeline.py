@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.config.loader import Config
-from edgeslm.errors import JournalError
+from edgeslm.errors import InternalError, JournalError
+from edgeslm.messages import ErrorBody
 from edgeslm.mqtt.client import BusClient, Subscription
 from edgeslm.mqtt.publisher import Publisher
 from edgeslm.node.backend import NodeBackend, Observers
@@ -25,13 +26,13 @@ from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.pool_membership import Membership
 from edgeslm.node.request_handler import RequestHandler
 from edgeslm.node.routes.router import Router
-from edgeslm.protocol.codec import Topics
+from edgeslm.protocol.codec import Rejected, Topics
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.service import Service
 from edgeslm.storage.database import Database
 from edgeslm.storage.feedback_store import FeedbackStore
 from edgeslm.storage.journal import Journal, delivery_key, reader_key
-from edgeslm.storage.spool import Spool
+from edgeslm.storage.spool import Damaged, Spool
 from edgeslm.storage.window_store import Windows
 
 log = logging.getLogger("edgeslm.node")
@@ -71,7 +72,7 @@ class Pipeline:
         self._audit = observers.audit
         self._topics = Topics(config.node, config.prefix)
         self._spool = Spool(database, limit_bytes=config.limits.journal_bytes)
-        publisher = Publisher(bus, self._topics)
+        self._publisher = publisher = Publisher(bus, self._topics)
         self._admission = Admission(config.limits, BrokerAndSpool(bus, self._spool), publisher, meter)
         self._corrections = Corrections(FeedbackStore(config.state_dir), service, meter, observers.feed)
         backend = NodeBackend(service, publisher, observers, self._corrections)
@@ -236,9 +237,23 @@ class Pipeline:
             if spooled is None:
                 return
             self._last_spooled = spooled.id
-            if spooled.id not in in_flight and self._takes(spooled.delivery.topic):
+            if isinstance(spooled, Damaged):
+                if spooled.id not in in_flight:
+                    self._admission.start(self._give_up(spooled))
+            elif spooled.id not in in_flight and self._takes(spooled.delivery.topic):
                 name = spooled.key or reader_key(b"spool", str(spooled.id))
                 self._take(InFlight(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
+
+    async def _give_up(self, damaged: Damaged) -> None:
+        """Reports a stored message dead that the disk has changed, and removes it. Its sender gets no error
+        result, since its address may be changed too."""
+        self._meter.drop("damaged")
+        why = InternalError("the disk changed the message while it waited in the node; send it again")
+        addressee = self._membership.addressee(damaged.topic)
+        task = addressee[1] if addressee is not None else ""
+        lost = Rejected(task, damaged.name, damaged.reply_to or damaged.topic, why)
+        await self._publisher.report_dead(lost, ErrorBody.of(why))
+        self._spool.remove(damaged.id)
 
     def _take(self, held: InFlight) -> None:
         held.is_request = True

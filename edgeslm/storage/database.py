@@ -18,18 +18,21 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from edgeslm.config.schema import Config
-from edgeslm.errors import JournalError
+from edgeslm.errors import JournalError, plural
 from edgeslm.storage import set_aside, soundness
+from edgeslm.storage.checksum import checksum, is_sound
 from edgeslm.storage.encryption import Seal, load_seal
 from edgeslm.storage.renewal import write_draft
 from edgeslm.storage.salvage import HEADER
-from edgeslm.storage.schema import FORMAT, MARK, PAGE_BYTES, SEALED, SEALED_FORMAT, TABLES, place_of
+from edgeslm.storage.schema import FORMAT, MARK, PAGE_BYTES, SEALED_FORMAT, create
+from edgeslm.storage.sealing import fits_key, seal_all, sealed_texts
 
 log = logging.getLogger("edgeslm.storage")
 
@@ -40,6 +43,7 @@ RETRY_S = 1.0
 """Pause after a failed write."""
 MEND_EVERY_S = 60.0
 """Pause after a failed rebuild of a damaged file."""
+_ROWS = {"requests": "answer", "spool": "waiting message", "windows": "window message"}
 _NO_FORMAT = 1000
 """Lower bound of invalid format numbers. A number at or above this bound means a damaged header, since no
 version of edgeslm writes such a number."""
@@ -58,9 +62,8 @@ class Database:
         """Why the file can't be written now; None if it can."""
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
-        self.damage: str | None = None
-        """Message for users about the damage that was found since the daemon started, and about the rescued
-        rows; None if nothing was damaged."""
+        self._renewal: str | None = None
+        self._unsound: Counter[str] = Counter()
         self._failed_at: float | None = None
         self._unmended_at: float | None = None
         self._owed: tuple[str, tuple[Any, ...]] | None = None
@@ -205,6 +208,32 @@ class Database:
                 db.execute("PRAGMA synchronous = NORMAL")
 
     @property
+    def damage(self) -> str | None:
+        """Message for users about the damage that was found since the daemon started, and about the rescued
+        rows; None if nothing was damaged."""
+        told = [self._renewal] if self._renewal else []
+        if self._unsound:
+            rows = ", ".join(plural(count, _ROWS[table]) for table, count in sorted(self._unsound.items()))
+            told.append(f"The disk changed {rows} in the journal; look at this node's disk.")
+        return " ".join(told) or None
+
+    def checksum(self, table: str, row: Mapping[str, Any]) -> int:
+        """The checksum of a row that is to be stored."""
+        return checksum(table, row, is_sealed=self.is_sealed)
+
+    def is_sound(self, table: str, row: Mapping[str, Any]) -> bool:
+        """Whether a row is as it was stored. An unsound row is counted for :attr:`damage`."""
+        if is_sound(table, row, is_sealed=self.is_sealed):
+            return True
+        self.note_unsound(table)
+        return False
+
+    def note_unsound(self, table: str) -> None:
+        """Counts a row that isn't as it was stored."""
+        self._unsound[table] += 1
+        log.error("the disk changed a stored %s; look at this node's disk", _ROWS[table])
+
+    @property
     def is_sealed(self) -> bool:
         """Whether texts are encrypted."""
         return self._seal is not None
@@ -257,7 +286,7 @@ class Database:
             raise sqlite3.DatabaseError(f"format {version}")
         if version:
             soundness.check_tables(db)
-        db.executescript(TABLES)
+        create(db)
         if version == 0:
             db.execute("INSERT INTO session SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM session)")
             db.execute(f"PRAGMA user_version = {FORMAT}")
@@ -293,8 +322,8 @@ class Database:
             )
         if is_sealed and self._seal is not None:
             # Damage may have destroyed the mark; then the texts tell whether the key fits.
-            marks = [(row[0], MARK)] if row is not None else list(_sealed_texts(db))
-            if marks and not any(_is_sealed(self._seal, *mark) for mark in marks):
+            marks = [(row[0], MARK)] if row is not None else list(sealed_texts(db))
+            if marks and not any(fits_key(self._seal, *mark) for mark in marks):
                 raise JournalError(
                     f"The journal {self.file} was encrypted with another key: bring that one back. "
                     f"{or_remove}"
@@ -304,30 +333,7 @@ class Database:
     def _check_seal(self, db: sqlite3.Connection) -> None:
         """Encrypts an unencrypted file if there is a key. :raises JournalError: see :meth:`_check_mark`."""
         if not self._check_mark(db) and self._seal is not None:
-            self._seal_all(db, self._seal)
-
-    @staticmethod
-    def _seal_all(db: sqlite3.Connection, seal: Seal) -> None:
-        # A damaged file may have lost its mark; its texts are encrypted already.
-        was_sealed = db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("BEGIN")
-        for table, column, place in () if was_sealed else SEALED:
-            numbers = db.execute(f"SELECT id FROM {table} WHERE {column} IS NOT NULL").fetchall()
-            for (number,) in numbers:
-                query = f"SELECT {column}, {place} FROM {table} WHERE id = ?"
-                text, about = db.execute(query, (number,)).fetchone()
-                text = text.encode() if isinstance(text, str) else text
-                if _is_sealed(seal, text, place_of(table, about)):
-                    continue
-                sealed = seal.close(text, place_of(table, about))
-                db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (sealed, number))
-        db.execute("INSERT INTO mark VALUES (?)", (seal.close(MARK, MARK),))
-        db.execute(f"PRAGMA user_version = {SEALED_FORMAT}")
-        db.execute("COMMIT")
-        db.execute("VACUUM")
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        db.execute("PRAGMA synchronous = NORMAL")
+            seal_all(db, self._seal)
 
     def mend(self, error: sqlite3.Error) -> bool:
         """Rebuilds the file if ``error`` means damage. :return: whether it was rebuilt."""
@@ -363,12 +369,12 @@ class Database:
             if self.file.exists():  # else the next start finishes with the draft
                 draft.unlink(missing_ok=True)
         kept = {table: len(numbers) for table, numbers in salvaged.taken.items()}
-        self.damage = (
+        self._renewal = (
             f"The journal was damaged ({error}): {kept['spool']} waiting messages, {kept['windows']} of "
             f"windows and {salvaged.answers} entries of answers were read and kept, {salvaged.unreadable} "
             f"pages or rows can't be read. The damaged file is kept as {copy.name}; look at this node's disk."
         )
-        log.error("%s", self.damage)
+        log.error("%s", self._renewal)
         self._connect()
 
     def _refused(self, error: sqlite3.Error | MemoryError) -> str:
@@ -394,22 +400,6 @@ class Database:
                 "and start again. Nothing of it was changed."
             )
         return f"The journal {self.file} can't be used ({why}); name a folder to write to as state_dir."
-
-
-def _sealed_texts(db: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
-    """A sample of encrypted texts, each with the associated data that binds it to its row."""
-    for table, column, place in SEALED:
-        query = f"SELECT {column}, {place} FROM {table} WHERE typeof({column}) = 'blob' LIMIT 20"
-        for text, about in db.execute(query):
-            yield text, place_of(table, about)
-
-
-def _is_sealed(seal: Seal, text: bytes, place: bytes) -> bool:
-    try:
-        seal.open(text, place)
-    except ValueError:
-        return False
-    return True
 
 
 def journal_of(config: Config) -> Database:

@@ -90,6 +90,9 @@ def _digest(*parts: bytes) -> bytes:
 
 
 _SIZE = "coalesce(length(result), 0)"
+_AT = "coalesce(CAST(at AS REAL), 0.0)"
+"""The time of a row; a number even if the row is damaged."""
+_ENTRY = f"CAST(key AS BLOB), {_AT}, coalesce(CAST(attempts AS INTEGER), 0), CAST(result AS BLOB), crc"
 
 
 def row_bytes(result: int) -> int:
@@ -118,6 +121,11 @@ class _Index:
         else:
             heads.insert(place, head)
             rows.insert(place, row)
+
+    def drop(self, key: bytes) -> None:
+        heads, rows, head, place = self._find(key)
+        if place < len(heads) and heads[place] == head:
+            del heads[place], rows[place]
 
     def drop_up_to(self, last: int) -> None:
         """Removes the entries of all rows up to number ``last``."""
@@ -169,8 +177,10 @@ class Journal:
         if not self._keeps_results:  # results from before the setting was changed
             with suppress(JournalError):
                 self._database.write("DELETE FROM requests WHERE result IS NOT NULL")
-        for row, key, size in self._database.rows(f"SELECT id, key, {_SIZE} FROM requests ORDER BY id"):
-            self._index.put(key, row)
+        every = f"SELECT id, CAST(key AS BLOB), {_SIZE} FROM requests ORDER BY id"
+        for row, key, size in self._database.rows(every):
+            if key:  # else damaged
+                self._index.put(key, row)
             self._bytes += row_bytes(size)
         file = self._database.file.with_suffix(".running")
         try:
@@ -195,18 +205,28 @@ class Journal:
             return unsaved
         if (row := self._index.get(key)) is None:
             return None
-        found = self._database.read("SELECT key, at, attempts, result FROM requests WHERE id = ?", row)
-        if not found or found[0] != key:
+        found = self._database.read(f"SELECT {_ENTRY} FROM requests WHERE id = ?", row)
+        if not found:
+            return None
+        stored_key, at, attempts, result, crc = found
+        if result is None and not attempts:  # also after _blank() of an earlier version
+            return JournalEntry(0, None)
+        values = {"key": stored_key, "attempts": attempts, "result": result, "crc": crc}
+        if not self._database.is_sound("requests", values):
+            self._index.drop(key)  # the request runs again
+            return None
+        if stored_key != key:
             return None
         # Failed attempts count however short the window is: they stop poison messages.
-        if found[3] is None:
-            return JournalEntry(found[2], None)
-        if found[1] <= self._oldest:
+        if result is None:
+            return JournalEntry(attempts, None)
+        if at <= self._oldest:
             return None
         try:
-            return JournalEntry(found[2], self._database.unsealed(found[3], place_of("requests", key)))
+            return JournalEntry(attempts, self._database.unsealed(result, place_of("requests", key)))
         except ValueError:
-            log.error("an answer in the journal is damaged; its request may run again")
+            self._database.note_unsound("requests")
+            self._index.drop(key)
             return None
 
     def begin(self, key: bytes, lost: int = 0) -> None:
@@ -305,12 +325,14 @@ class Journal:
         result = entry.result
         if result is not None:
             result = self._database.sealed(result, place_of("requests", key))
+        crc = self._database.checksum("requests", {"key": key, "attempts": entry.lost, "result": result})
         row = self._database.write(
-            "INSERT INTO requests (key, at, attempts, result) VALUES (?, ?, ?, ?)",
+            "INSERT INTO requests (key, at, attempts, result, crc) VALUES (?, ?, ?, ?, ?)",
             key,
             self._database.now,
             entry.lost,
             result,
+            crc,
         )
         self._index.put(key, row)
         self._bytes += row_bytes(len(result or b""))
@@ -340,7 +362,7 @@ class Journal:
         freed = last = count = 0
         oldest_try = min(self._oldest, self._database.now - TRIES_S)
         for row, at, size, is_try in db.execute(
-            f"SELECT id, at, {_SIZE}, result IS NULL FROM requests ORDER BY id LIMIT {PRUNE_ROWS}"
+            f"SELECT id, {_AT}, {_SIZE}, result IS NULL FROM requests ORDER BY id LIMIT {PRUNE_ROWS}"
         ).fetchall():
             if at > (oldest_try if is_try else self._oldest) and freed >= excess:
                 break
@@ -358,10 +380,10 @@ class Journal:
 
         ``_prune`` deletes rows from the oldest on, and stops at a failed attempt that must be kept longer."""
         db = self._database.opened
-        first = db.execute("SELECT at FROM requests ORDER BY id LIMIT 1").fetchone()
+        first = db.execute(f"SELECT {_AT} FROM requests ORDER BY id LIMIT 1").fetchone()
         if first is None or first[0] > self._oldest:
             return
         old = "WHERE result IS NOT NULL AND at <= ?"
         sizes = db.execute(f"SELECT {_SIZE} FROM requests {old}", (self._oldest,)).fetchall()
-        db.execute(f"UPDATE requests SET result = NULL, attempts = 0 {old}", (self._oldest,))
+        db.execute(f"UPDATE requests SET result = NULL, attempts = 0, crc = NULL {old}", (self._oldest,))
         self._bytes -= sum(row_bytes(size) - row_bytes(0) for (size,) in sizes)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm.errors import JournalError
+from edgeslm.storage.checksum import is_sound
 from edgeslm.storage.database import Database
 from edgeslm.storage.renewal import MESSAGES, Columns, Salvaged, add_row, damaged_file, messages_of
 from edgeslm.storage.schema import place_of
@@ -95,6 +96,9 @@ def _seal(database: Database, table: str, columns: Columns, *, is_sealed: bool) 
         except ValueError:
             return False
         return database.is_sealed
-    kept = database.sealed(raw, place)
-    columns[column] = text if kept is raw else kept
+    if database.is_sealed:
+        was_sound = columns["crc"] is not None and is_sound(table, columns, is_sealed=False)
+        columns[column] = database.sealed(raw, place)
+        if was_sound:
+            columns["crc"] = database.checksum(table, columns)
     return True

@@ -18,31 +18,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeslm.storage.atomic_json import sync
-from edgeslm.storage.salvage import ANY, BLOB, INTEGER, NUMBER, TEXT, DamagedFile, Value
-from edgeslm.storage.schema import CLOCK_END_S, FORMAT, PAGE_BYTES, SEALED_FORMAT, TABLES
+from edgeslm.storage.salvage import ANY, BLOB, CHECKSUM, INTEGER, NUMBER, TEXT, DamagedFile, Value
+from edgeslm.storage.schema import CLOCK_END_S, COLUMNS, FORMAT, PAGE_BYTES, SEALED_FORMAT, create
 from edgeslm.storage.set_aside import draft_of
 
 log = logging.getLogger("edgeslm.storage")
 
 SHAPES = {
-    "requests": (NUMBER, BLOB, ANY, ANY, (bytes, type(None))),
-    "spool": (NUMBER, ANY, ANY, TEXT, BLOB, ANY, ANY, ANY, ANY, ANY, ANY),
-    "windows": (NUMBER, TEXT, TEXT, ANY, ANY, ANY, ANY, ANY, (str, bytes, type(None))),
+    "requests": (NUMBER, BLOB, ANY, ANY, (bytes, type(None)), CHECKSUM),
+    "spool": (NUMBER, ANY, ANY, TEXT, BLOB, ANY, ANY, ANY, ANY, ANY, ANY, CHECKSUM),
+    "windows": (NUMBER, TEXT, TEXT, ANY, ANY, ANY, ANY, ANY, (str, bytes, type(None)), CHECKSUM),
     "session": (INTEGER,),
     "mark": (BLOB,),
     "sequence": (TEXT, INTEGER),
 }
-COLUMNS = {
-    "requests": ("key", "at", "attempts", "result"),
-    "spool": (
-        *("key", "at", "topic", "payload", "retain", "response_topic", "correlation", "expiry_s", "size"),
-        "identifiers",
-    ),
-    "windows": ("route", "topic", "batch", "key", "at", "received", "name", "text"),
-}
-"""Columns of each table in file order, without the row number."""
 MESSAGES = {"spool": "payload", "windows": "text"}
 """For each table with acknowledged but unanswered messages: the column of the message's text."""
+_ANSWER = ", ".join(COLUMNS["requests"])
 _DEFAULTS: dict[str, tuple[type, Value]] = {
     "retain": (int, 0),
     "size": (int, 0),
@@ -141,7 +133,7 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
     db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     db.execute("PRAGMA journal_mode = MEMORY")
     db.execute("PRAGMA synchronous = OFF")
-    db.executescript(TABLES)
+    create(db)
     salvaged = Salvaged()
     db.execute("BEGIN")
     misplaced = []
@@ -180,12 +172,11 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
 def _take_answers(db: sqlite3.Connection, damaged: DamagedFile, salvaged: Salvaged) -> None:
     for table, (number, values) in damaged.rows():
         if table == "requests" and 0 < number < _HIGHEST:
-            key, at, attempts, result = values[1:]
+            key, at, attempts, result, crc = values[1:]
             attempts = attempts if isinstance(attempts, int) else 1
-            row = (number, key, _time(at, 0.0, CLOCK_END_S), attempts, result)
-            salvaged.answers += db.execute(
-                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?)", row
-            ).rowcount
+            row = (number, key, _time(at, 0.0, CLOCK_END_S), attempts, result, crc)
+            insert = f"INSERT OR IGNORE INTO requests (id, {_ANSWER}) VALUES (?, ?, ?, ?, ?, ?)"
+            salvaged.answers += db.execute(insert, row).rowcount
 
 
 def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> bool:

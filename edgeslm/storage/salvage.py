@@ -37,6 +37,8 @@ INTEGER: Kind = (int,)
 TEXT: Kind = (str,)
 BLOB: Kind = (bytes,)
 ANY: Kind = (object,)
+CHECKSUM: Kind = (int, type(None))
+"""Type of the last column of some tables, which is missing in rows of version 0.1.0."""
 
 
 class DamagedFile:
@@ -97,9 +99,11 @@ class DamagedFile:
             except (ValueError, IndexError, struct.error):
                 self.unreadable += 1
                 continue
+            number, values = row
             for table, kinds in self._shapes.items():
-                if _fits(row[1], kinds):
-                    yield table, row
+                whole = (*values, None) if kinds[-1] is CHECKSUM and len(values) < len(kinds) else values
+                if _fits(whole, kinds):
+                    yield table, (number, whole)
                     break
             # Rows of SQLite's internal tables match none.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 FORMAT = 1
 SEALED_FORMAT = 2
 """Format of a file with encrypted texts; versions of edgeslm without encryption refuse such a file."""
@@ -51,12 +53,31 @@ CREATE TABLE IF NOT EXISTS windows (
 CREATE INDEX IF NOT EXISTS windows_of ON windows (route, topic, batch);
 CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
 """
+COLUMNS = {
+    "requests": ("key", "at", "attempts", "result", "crc"),
+    "spool": (
+        *("key", "at", "topic", "payload", "retain", "response_topic", "correlation", "expiry_s", "size"),
+        *("identifiers", "crc"),
+    ),
+    "windows": ("route", "topic", "batch", "key", "at", "received", "name", "text", "crc"),
+}
+"""Columns of each table in file order, without the row number. Version 0.1.0 made the tables without ``crc``,
+the checksum of a row, and can use them with it; in rows of that version it is NULL."""
 
 SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
 """For each table with encrypted texts: the table's name, the column of the encrypted text, and the column
 whose value is passed to :func:`place_of`."""
 
 
+def create(db: sqlite3.Connection) -> None:
+    """Creates missing tables, and adds missing columns to tables of earlier versions. :raises sqlite3.Error:
+    the file can't be written."""
+    db.executescript(TABLES)
+    for table in COLUMNS:
+        if not db.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = 'crc'", (table,)).fetchone():
+            db.execute(f"ALTER TABLE {table} ADD COLUMN crc INTEGER")
+
+
 def place_of(table: str, about: bytes | str) -> bytes:
     """The associated data that binds an encrypted text to its row."""
-    return table.encode() + b" " + (about.encode() if isinstance(about, str) else about)
+    return table.encode() + b" " + (about if isinstance(about, bytes) else str(about).encode())

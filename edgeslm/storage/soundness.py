@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from edgeslm.storage.schema import CLOCK_END_S, TABLES
+from edgeslm.storage.schema import CLOCK_END_S, TABLES, create
 
 log = logging.getLogger("edgeslm.storage")
 
@@ -92,11 +92,14 @@ def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
 def check_tables(db: sqlite3.Connection) -> None:
     """:raises sqlite3.DatabaseError: a table has another schema, or is missing and would be created empty."""
     with closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.executescript(TABLES)
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name != 'mark'"
-        expected = dict(fresh.execute(query).fetchall())
-        if not expected.items() <= dict(db.execute(query).fetchall()).items():
-            raise sqlite3.DatabaseError("its tables are not those that were made")
+        fresh.executescript(TABLES)
+        earlier = dict(fresh.execute(query).fetchall())
+        create(fresh)
+        found = dict(db.execute(query).fetchall())
+        for name, sql in fresh.execute(query):
+            if found.get(name) not in (sql, earlier[name]):
+                raise sqlite3.DatabaseError("its tables are not those that were made")
 
 
 def is_damage(error: Exception) -> bool:

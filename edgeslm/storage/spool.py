@@ -17,11 +17,12 @@ from typing import Any
 from edgeslm.errors import JournalError
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage.database import Database
-from edgeslm.storage.schema import place_of
+from edgeslm.storage.erasure_filter import id_of
+from edgeslm.storage.schema import COLUMNS, place_of
 
 log = logging.getLogger("edgeslm.storage")
 
-_COLUMNS = "key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers"
+_COLUMNS = ", ".join(COLUMNS["spool"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,17 @@ class Spooled:
     id: int
     key: bytes | None
     delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A message that isn't as it was stored, to be reported dead. What is told of it may be wrong too:
+    ``name`` is its ``id`` or, in hexadecimal digits, its Correlation Data; empty if unknown."""
+
+    id: int
+    name: str
+    topic: str
+    reply_to: str
 
 
 class Spool:
@@ -66,58 +78,72 @@ class Spool:
             if delivery.dup:
                 return int(there[0])
             key = None  # another message that reuses the packet identifier
-        values = (
-            key,
-            self._database.now,
-            delivery.topic,
-            self._database.sealed(delivery.payload, place_of("spool", delivery.topic)),
-            delivery.retain,
-            delivery.response_topic,
-            delivery.correlation,
-            delivery.expiry_s,
-            delivery.size,
-            json.dumps(delivery.identifiers),
-        )
-        marks = ", ".join("?" * len(values))
-        row = db.execute(f"INSERT INTO spool ({_COLUMNS}) VALUES ({marks})", values)
-        return int(row.lastrowid or 0)
+        row = {
+            "key": key,
+            "at": self._database.now,
+            "topic": delivery.topic,
+            "payload": self._database.sealed(delivery.payload, place_of("spool", delivery.topic)),
+            "retain": int(delivery.retain),
+            "response_topic": delivery.response_topic,
+            "correlation": delivery.correlation,
+            "expiry_s": delivery.expiry_s,
+            "size": delivery.size,
+            "identifiers": json.dumps(delivery.identifiers),
+        }
+        row["crc"] = self._database.checksum("spool", row)
+        marks = ", ".join("?" * len(row))
+        done = db.execute(f"INSERT INTO spool ({', '.join(row)}) VALUES ({marks})", [*row.values()])
+        return int(done.lastrowid or 0)
 
-    def next(self, after: int) -> Spooled | None:
+    def next(self, after: int) -> Spooled | Damaged | None:
         """The oldest message after number ``after``, with its expiry reduced by its time in the spool.
 
-        Messages that can't be read, such as after a bit flip, are skipped, so that they don't block others.
+        Rows that the disk doesn't return are skipped, so that they don't block others.
         """
         while (found := self._database.read("SELECT min(id) FROM spool WHERE id > ?", after)) and found[0]:
             after = int(found[0])
-            row = self._database.read(f"SELECT id, {_COLUMNS} FROM spool WHERE id = ?", after)
-            try:
-                return self._read(row)
-            except (TypeError, ValueError):
+            rows = self._database.all_rows(f"SELECT {_COLUMNS} FROM spool WHERE id = ?", after)
+            if not rows:
                 log.error("message %d of the spool can't be read; it is left there, unanswered", after)
+                continue
+            row = dict(zip(COLUMNS["spool"], rows[0], strict=True))
+            if not self._database.is_sound("spool", row):
+                return self._damaged(after, row)
+            try:
+                return Spooled(after, row["key"], self._read(after, row))
+            except (TypeError, ValueError):
+                self._database.note_unsound("spool")
+                return self._damaged(after, row)
         return None
 
-    def _read(self, row: Any) -> Spooled:
+    def _read(self, number: int, row: dict[str, Any]) -> Delivery:
         """:raises ValueError, TypeError: the row is damaged."""
-        number, key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers = (
-            row
-        )
-        waited_s = self._database.now - at
-        delivery = Delivery(
+        topic, expiry_s = row["topic"], row["expiry_s"]
+        waited_s = max(0.0, self._database.now - row["at"])
+        return Delivery(
             topic=topic,
-            payload=self._database.unsealed(payload, place_of("spool", topic)),
+            payload=self._database.unsealed(row["payload"], place_of("spool", topic)),
             qos=0,  # nothing is left to acknowledge
-            retain=bool(retain),
+            retain=bool(row["retain"]),
             dup=True,  # it may have been started before
-            response_topic=response_topic,
-            correlation=correlation,
+            response_topic=row["response_topic"],
+            correlation=row["correlation"],
             expiry_s=expiry_s if expiry_s is None else max(0, int(expiry_s - waited_s)),
             generation=0,
             mid=number,
-            size=size,
+            size=row["size"],
             received_at=self._database.clock(),
-            identifiers=tuple(json.loads(identifiers)),
+            identifiers=tuple(json.loads(row["identifiers"])),
         )
-        return Spooled(number, key, delivery)
+
+    def _damaged(self, number: int, row: dict[str, Any]) -> Damaged:
+        try:
+            payload = self._database.unsealed(row["payload"], place_of("spool", row["topic"]))
+        except (TypeError, ValueError):
+            payload = b""
+        correlation = row["correlation"]
+        named = correlation.hex()[:32] if isinstance(correlation, bytes) else ""
+        return Damaged(number, id_of(payload) or named, str(row["topic"]), str(row["response_topic"] or ""))
 
     def remove(self, number: int) -> None:
         """Removes an answered message. If the disk fails, the message stays until :meth:`retry` succeeds; if

@@ -10,6 +10,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
@@ -78,19 +79,20 @@ class Windows:
                 return False
             # Another message that reuses the packet identifier.
             db.execute("UPDATE windows SET key = NULL WHERE key = ?", (message.key,))
-        values = (
-            *message.window,
-            message.key,
-            self._database.now,
-            message.received,
-            message.id,
-            self._sealed(message),
-        )
-        db.execute(
-            "INSERT INTO windows (route, topic, batch, key, at, received, name, text) "
-            "VALUES (?, ?, 0, ?, ?, ?, ?, ?)",
-            values,
-        )
+        route, topic = message.window
+        row = {
+            "route": route,
+            "topic": topic,
+            "batch": 0,
+            "key": message.key,
+            "at": self._database.now,
+            "received": float(message.received),
+            "name": message.id,
+            "text": self._sealed(message),
+        }
+        row["crc"] = self._database.checksum("windows", row)
+        marks = ", ".join("?" * len(row))
+        db.execute(f"INSERT INTO windows ({', '.join(row)}) VALUES ({marks})", [*row.values()])
         return True
 
     def _sealed(self, message: Gathered) -> str | bytes:
@@ -98,22 +100,26 @@ class Windows:
         kept = self._database.sealed(raw, place_of("windows", message.window[1]))
         return message.text if kept is raw else kept
 
-    def _unsealed(self, kept: str | bytes, topic: str) -> str | None:
-        if isinstance(kept, str):
+    def _text(self, row: dict[str, Any]) -> str | None:
+        """The text of a row; None if the row isn't as it was stored."""
+        if not self._database.is_sound("windows", row):
+            return None
+        kept = row["text"]
+        if isinstance(kept, str) and not self._database.is_sealed:
             return kept
         try:
-            return self._database.unsealed(kept, place_of("windows", topic)).decode()
-        except ValueError:
-            log.error("a message of a window is damaged; the digest leaves it out")
+            return self._database.unsealed(kept, place_of("windows", row["topic"])).decode()
+        except (TypeError, ValueError, AttributeError):
+            self._database.note_unsound("windows")
             return None
 
     def stored(self) -> list[StoredMessage]:
         """All windows whose digest isn't published, oldest first."""
         now = self._database.now
         return [
-            StoredMessage((route, topic), batch, count, size or 0, now - at)
+            StoredMessage((route, topic), batch, count, size or 0, now - (at or 0.0))
             for route, topic, batch, count, size, at in self._database.all_rows(
-                "SELECT route, topic, batch, count(*), sum(length(text)), min(at) FROM windows "
+                "SELECT route, topic, batch, count(*), sum(length(text)), min(CAST(at AS REAL)) FROM windows "
                 "WHERE text IS NOT NULL GROUP BY route, topic, batch ORDER BY min(id)"
             )
         ]
@@ -130,19 +136,27 @@ class Windows:
             db.execute(f"UPDATE windows SET batch = ? WHERE {where}", (batch, *window))
         return int(batch)
 
+    def count(self, window: WindowName, batch: int) -> int:
+        """Number of messages in a closed window, also of those that :meth:`read` leaves out."""
+        where = "route = ? AND topic = ? AND batch = ? AND text IS NOT NULL"
+        row = self._database.read(f"SELECT count(*) FROM windows WHERE {where}", *window, batch)
+        return int(row[0]) if row else 0
+
     def read(self, window: WindowName, batch: int) -> list[Gathered]:
-        """The messages of a closed window, in order."""
+        """The messages of a closed window, in order; without those that aren't as they were stored."""
         rows = self._database.all_rows(
-            "SELECT name, text, received FROM windows "
+            "SELECT name, text, received, crc FROM windows "
             "WHERE route = ? AND topic = ? AND batch = ? AND text IS NOT NULL ORDER BY id",
             *window,
             batch,
         )
-        return [
-            Gathered(window, name, text, received)
-            for name, kept, received in rows
-            if (text := self._unsealed(kept, window[1])) is not None
-        ]
+        found = []
+        for name, kept, received, crc in rows:
+            row = dict(zip(("route", "topic"), window, strict=True))
+            text = self._text({**row, "name": name, "text": kept, "received": received, "crc": crc})
+            if text is not None:
+                found.append(Gathered(window, name, text, received))
+        return found
 
     def forget(self, window: WindowName, batch: int, in_flight: Iterable[bytes] = ()) -> None:
         """Removes the texts of a window whose digest is published, and all earlier published windows.

@@ -29,6 +29,8 @@ log = logging.getLogger("edgeslm.node")
 
 DROPPED: Final = "window"
 """Metric label of messages for which a window had no room."""
+DAMAGED: Final = "damaged"
+"""Metric label of messages that the disk has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +260,10 @@ class WindowAggregator:
 
     async def _make_digest(self, name: WindowName, batch: int, size: int, dropped: int) -> None:
         gathered = self.store.read(name, batch)
+        damaged = self.store.count(name, batch) - len(gathered)
+        dropped += damaged
+        for _ in range(damaged):
+            self.meter.drop(DAMAGED)
         try:
             if gathered:
                 await self.digester.digest(

@@ -14,7 +14,7 @@ from edgeslm.cli import main
 from edgeslm.config.loader import Config, load_config
 from edgeslm.storage.database import Database
 from edgeslm.storage.encryption import Seal
-from edgeslm.storage.spool import Spool
+from edgeslm.storage.spool import Spool, Spooled
 from edgeslm.storage.window_store import Gathered, Windows
 from tests.support.fakes import FakeClock, make_delivery, make_key
 from tests.support.nodes import fake_configuration, write_configuration
@@ -81,6 +81,7 @@ def waiting(config: Config) -> list[tuple[bytes, int | None]]:
         spool, last, found = Spool(database, limit_bytes=1_000_000), 0, []
         while (spooled := spool.next(last)) is not None:
             last = spooled.id
+            assert isinstance(spooled, Spooled)
             found.append((spooled.delivery.payload.split()[0], spooled.delivery.expiry_s))
         return found
 
@@ -148,5 +149,7 @@ def test_a_plain_copy_is_encrypted_by_a_node_that_has_a_key(config: Config, run:
     file.replace(journal_file(config).with_suffix(".damaged"))
     run()
     assert waiting(config) == [(b"in", None)]
+    with closing(opened(config)) as database:
+        assert database.read("SELECT crc FROM spool") != (None,)
     kept = b"".join(file.read_bytes() for file in config.state_dir.glob("*.sqlite*"))
     assert (b"in plain words" in kept) == (config.journal.key_file is None)

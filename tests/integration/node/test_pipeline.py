@@ -400,6 +400,27 @@ def test_spooled_messages_that_nobody_reads_any_more_are_forgotten(broker: Mosqu
         assert app.take(REPLY).correlation == b"last"
 
 
+def test_a_spooled_message_that_the_disk_changed_is_reported_dead(broker: Mosquitto, tmp_path: Path) -> None:
+    database = Database(tmp_path / "state" / "journal-hall.sqlite")
+    database.open()
+    spool = Spool(database, limit_bytes=10_000_000)
+    one, two = (make_delivery(b"read", correlation=name, response_topic=REPLY) for name in (b"1", b"2"))
+    spool.add([(one, None), (two, None)])
+    database.write("UPDATE spool SET payload = CAST('read!' AS BLOB) WHERE id = 1")
+    database.close()
+    configuration = fake_configuration(broker.url, tmp_path)
+    with App(broker.port, REPLY, f"{BASE}/dead") as app, Node(tmp_path, configuration) as node:
+        assert app.take(REPLY).correlation == b"2"
+        dead = app.take(f"{BASE}/dead").json
+        assert (dead["id"], dead["task"], dead["reply_to"]) == ("31", "triage", REPLY)
+        assert dead["reason"] == "internal" and "read" not in dead["message"]
+        health = node.daemon.health()
+        assert health["dropped"]["damaged"] == 1
+        assert "The disk changed 1 waiting message in the journal" in "".join(health["alerts"])
+        app.wait_until(lambda: len(node.daemon._pipeline._spool) == 0, "the spool is empty")
+        assert app.untaken(REPLY) == []
+
+
 def test_a_result_of_a_route_that_can_not_be_sent_before_the_end_stays_in_the_spool(
     make_broker: MakeBroker, tmp_path: Path
 ) -> None:

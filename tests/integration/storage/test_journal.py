@@ -103,6 +103,56 @@ def test_what_was_run_when_the_process_ended_has_a_try_more(journal: Journal, da
     assert [key for key in keys if journal.find(key) == JournalEntry(LOST_NODE, None)] == keys[48:50]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "result = x'00'",
+        "result = 'text'",
+        "result = NULL",
+        "attempts = 4",
+        "attempts = x'ff'",
+        "crc = 0",
+        "key = x'ff'",
+        "key = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_an_answer_that_the_disk_changed_is_not_sent(database: Database, damage: str) -> None:
+    make(database).finish(KEY, 1, b"a result")
+    database.write(f"UPDATE requests SET {damage}")
+    journal = restart(database)
+    assert journal.find(KEY) is None
+    journal.tidy()
+    journal.finish(KEY, 0, b"a result of the second run")
+    assert journal.find(KEY) == JournalEntry(0, b"a result of the second run")
+
+
+def test_a_changed_time_ends_no_node(database: Database) -> None:
+    make(database).finish(KEY, 1, b"a result")
+    database.write("UPDATE requests SET at = CAST(x'ff' AS TEXT)")
+    journal = restart(database)
+    journal.finish(OTHER, 1, b"another")
+    journal.tidy()
+    assert journal.find(OTHER) == JournalEntry(1, b"another")
+
+
+def test_an_answer_that_the_disk_changes_while_it_runs_is_told_once(
+    journal: Journal, database: Database
+) -> None:
+    journal.finish(KEY, 1, b"a result")
+    database.write("UPDATE requests SET result = x'00'")
+    assert [journal.find(KEY) for _ in range(3)] == [None] * 3
+    assert database.damage == "The disk changed 1 answer in the journal; look at this node's disk."
+
+
+def test_an_entry_of_an_earlier_version_has_no_checksum(database: Database) -> None:
+    journal = make(database)
+    journal.finish(KEY, 1, b"a result")
+    journal.finish(OTHER, 2, None)
+    database.write("UPDATE requests SET crc = NULL")
+    assert journal.find(KEY) == JournalEntry(1, b"a result")
+    assert journal.find(OTHER) == JournalEntry(2, None)
+
+
 def test_requests_are_forgotten_after_the_window(journal: Journal, clock: FakeClock) -> None:
     journal.finish(KEY, 1, b"answer")
     clock.now += 59

@@ -12,7 +12,7 @@ from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
 from edgeslm.storage.encryption import Seal, load_seal
 from edgeslm.storage.journal import Journal
-from edgeslm.storage.spool import Spool
+from edgeslm.storage.spool import Spool, Spooled
 from edgeslm.storage.window_store import Gathered, Windows
 from tests.support.fakes import FakeClock, make_delivery
 
@@ -49,10 +49,11 @@ def check(database: Database) -> None:
     entry = journal_of(database).find(REQUEST)
     assert entry is not None and entry.result == b"a result about " + SECRET
     spooled = Spool(database, limit_bytes=1_000_000).next(0)
-    assert spooled is not None and spooled.delivery.payload == b"a message of " + SECRET
+    assert isinstance(spooled, Spooled) and spooled.delivery.payload == b"a message of " + SECRET
     windows = Windows(database)
     (gathered,) = windows.read(("route", "out"), windows.complete(("route", "out")))
     assert gathered.text == f"gathered {SECRET.decode()}"
+    assert database.damage is None
 
 
 def bytes_of(folder: Path) -> bytes:
@@ -102,7 +103,7 @@ def test_a_text_that_was_moved_to_another_place_is_not_believed(
         (other,) = database.read("SELECT result FROM requests WHERE key = ?", OTHER[:16])
         database.write("UPDATE requests SET result = ? WHERE key = ?", other, REQUEST)
         assert journal.find(REQUEST) is None
-        assert "an answer in the journal is damaged" in caplog.text
+        assert "the disk changed a stored answer" in caplog.text
         journal.close()
 
 

@@ -50,6 +50,18 @@ def test_a_complete_window_stays_until_its_digest_is_published(windows: Windows)
     assert windows.read(HALL, batch) == []
 
 
+@pytest.mark.parametrize("damage", ["text = 'text 9'", "name = 'm9'", "received = 9", "crc = 0"])
+def test_a_message_that_the_disk_changed_is_left_out(
+    windows: Windows, database: Database, damage: str
+) -> None:
+    windows.add([make_message(number) for number in range(1, 4)])
+    database.write(f"UPDATE windows SET {damage} WHERE name = 'm2'")
+    batch = windows.complete(HALL)
+    assert [one.text for one in windows.read(HALL, batch)] == ["text 1", "text 3"]
+    assert windows.count(HALL, batch) == 3
+    assert database.damage == "The disk changed 1 window message in the journal; look at this node's disk."
+
+
 def test_a_redelivery_is_gathered_once_also_after_its_digest(windows: Windows) -> None:
     windows.add([make_message(1)])
     assert windows.add([make_message(1, is_again=True)]) == [False]

@@ -283,3 +283,15 @@ def test_what_a_route_gathered_that_is_no_more_is_forgotten(database: Database) 
         assert Windows(database).stored() == []
 
     hall(main)
+
+
+def test_a_message_that_the_disk_changed_counts_as_dropped(database: Database) -> None:
+    async def main() -> None:
+        hall = Hall(database, Window(last=3, most=3))
+        await hall.added("one", "two")
+        database.write("UPDATE windows SET text = 'twa' WHERE text = 'two'")
+        await hall.added("three")
+        assert hall.digests == [(TOPIC, ["one", "three"], 1)]
+        assert hall.dropped == ["damaged"]
+
+    hall(main)
