@@ -29,6 +29,7 @@ from edgeslm.mqtt.connection import (
     Will,
 )
 from edgeslm.mqtt.diagnostics import Problem, SessionTakenOver, Welcome, shortcomings
+from edgeslm.mqtt.flow_control import STEADY_S
 from edgeslm.mqtt.loop_bridge import LoopBridge
 from edgeslm.mqtt.outbox import NeverFits, Outbox, OutboxFull, Parcel
 from edgeslm.protocol.delivery import Delivery, OutgoingMessage, Subscription
@@ -132,7 +133,6 @@ class BusClient:
         """Starts to connect, and returns at once. :raises BrokerError: the password file can't be read."""
         loop = self._loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
-        self._failed.add_done_callback(_mark_retrieved)
         self._bridge = LoopBridge(
             loop, self, packet_limit=self._packet_limit, most_qos0=self._settings.receive_maximum
         )
@@ -344,7 +344,9 @@ class BusClient:
         self._generation = generation
         self._link = link
         self._welcome = welcome
-        self._outbox.flow.receive_maximum = welcome.receive_maximum
+        self._outbox.flow.begin(welcome.receive_maximum)
+        if self._outbox.flow.is_suspended:
+            self._loop.call_later(STEADY_S, self._resume, generation)
         self._forget_receipts()
         log.info("connected to the broker%s", ", session resumed" if welcome.session_present else "")
         self._shortcomings = shortcomings(
@@ -355,6 +357,11 @@ class BusClient:
         self.unsubscribe(())
         self._guarded(self._listener.connected)
         self._send_waiting()
+
+    def _resume(self, generation: int) -> None:
+        if generation == self._generation and self._link is not None:
+            self._outbox.flow.resume()
+            self._send_waiting()
 
     def link_down(self, problem: Problem) -> None:
         self._link = None
@@ -370,6 +377,7 @@ class BusClient:
         if problem.fatal and not self._failed.done():
             kind = SessionTakenOver if problem.taken_over else BrokerError
             self._failed.set_exception(kind(problem.sentence))
+            self._failed.exception()  # no warning of asyncio if nobody awaits it
 
     def delivered(self, delivery: Delivery) -> None:
         if delivery.qos and delivery.generation == self._generation:
@@ -438,9 +446,3 @@ class BusClient:
             log.debug("a message could not be handled", exc_info=True)
             return False
         return True
-
-
-def _mark_retrieved(done: asyncio.Future[None]) -> None:
-    """Retrieves the exception, so that asyncio doesn't warn if nobody awaits the future."""
-    if not done.cancelled() and (error := done.exception()) is not None:
-        log.debug("not published: %s", error)

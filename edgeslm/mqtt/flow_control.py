@@ -1,7 +1,9 @@
 """Flow control: messages in flight to the broker, limited by its Receive Maximum (MQTT 5 section 4.9).
 
 Flow control also finds a message that makes the broker disconnect: after the first such disconnect, only one
-message is in flight at a time, so the next disconnect identifies the message. Pure, without locks.
+message is in flight at a time, so the next disconnect identifies the message. A broker that disconnects soon
+after CONNACK or SUBACK does so without any message, so a suspected message waits until the connection has
+lasted for ``STEADY_S``. Pure, without locks.
 """
 
 from __future__ import annotations
@@ -9,6 +11,9 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+STEADY_S = 1.0
+"""How long a connection must last, in seconds, before a suspected message is sent on it."""
 
 
 class FlowControl(Generic[T]):
@@ -23,6 +28,8 @@ class FlowControl(Generic[T]):
         self.reserved = 0
         self._in_flight: dict[int, T] = {}
         self._one_at_a_time = False
+        self.is_suspended = False
+        """Whether nothing may be sent yet on the current connection."""
 
     def __len__(self) -> int:
         return len(self._in_flight) + self.reserved
@@ -30,7 +37,18 @@ class FlowControl(Generic[T]):
     @property
     def room(self) -> int:
         """Number of items that may be sent now."""
+        if self.is_suspended:
+            return 0
         return (1 if self._one_at_a_time else self.receive_maximum) - len(self)
+
+    def begin(self, receive_maximum: int) -> None:
+        """Call this method after CONNACK, and if ``is_suspended`` is true then, :meth:`resume` after
+        ``STEADY_S``."""
+        self.receive_maximum = receive_maximum
+        self.is_suspended = self._one_at_a_time
+
+    def resume(self) -> None:
+        self.is_suspended = False
 
     def sent(self, mid: int, item: T) -> None:
         self._in_flight[mid] = item

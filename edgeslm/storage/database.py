@@ -33,6 +33,7 @@ from edgeslm.storage.renewal import write_draft
 from edgeslm.storage.salvage import HEADER
 from edgeslm.storage.schema import FORMAT, MARK, PAGE_BYTES, SEALED_FORMAT, create
 from edgeslm.storage.sealing import fits_key, seal_all, sealed_texts
+from edgeslm.storage.soundness import ERRORS
 
 log = logging.getLogger("edgeslm.storage")
 
@@ -85,13 +86,13 @@ class Database:
                 self._connect()
                 soundness.check(self.opened, all_of_it=not was_closed)
                 self._base = soundness.last_time(self.opened) - self.clock()
-            except (sqlite3.Error, OSError) as error:
+            except (*ERRORS, OSError) as error:
                 if not soundness.is_damage(error):
                     raise
                 self._is_found_damaged = True
                 self._renew(error)
                 self._base = soundness.last_time(self.opened) - self.clock()
-        except (OSError, sqlite3.Error, MemoryError) as error:
+        except (OSError, *ERRORS, MemoryError) as error:
             self.close()
             raise JournalError(self._why_not_open(error)) from None
         except JournalError:
@@ -144,11 +145,11 @@ class Database:
         try:
             try:
                 return read()
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 log.warning("the journal can't be read (%s)", error)
                 if self.mend(error):
                     return read()
-        except (sqlite3.Error, MemoryError) as error:
+        except (*ERRORS, MemoryError) as error:
             log.warning("the journal can't be read (%s)", error or "there is no memory for it")
         return []
 
@@ -178,7 +179,7 @@ class Database:
                 self.opened.execute(*self._owed)
                 self._owed = None
             yield self.opened
-        except (sqlite3.Error, MemoryError) as error:
+        except (*ERRORS, MemoryError) as error:
             raise JournalError(self._refused(error)) from None
         if self.problem is not None:
             log.warning("the journal can be written again")
@@ -335,7 +336,7 @@ class Database:
         if not self._check_mark(db) and self._seal is not None:
             seal_all(db, self._seal)
 
-    def mend(self, error: sqlite3.Error) -> bool:
+    def mend(self, error: sqlite3.Error | UnicodeDecodeError) -> bool:
         """Rebuilds the file if ``error`` means damage. :return: whether it was rebuilt."""
         if not soundness.is_damage(error):
             return False
@@ -343,11 +344,11 @@ class Database:
             return False
         try:
             self._renew(error)
-        except (sqlite3.Error, OSError, JournalError) as failure:
+        except (*ERRORS, OSError, JournalError) as failure:
             log.error("the journal is damaged and can't be rebuilt (%s)", failure)
             self._unmended_at = self.clock()
             self.close()
-            with suppress(sqlite3.Error, OSError, JournalError):  # go on with its readable part
+            with suppress(*ERRORS, OSError, JournalError):  # go on with its readable part
                 self._connect()
             return False
         return True
@@ -377,12 +378,12 @@ class Database:
         log.error("%s", self._renewal)
         self._connect()
 
-    def _refused(self, error: sqlite3.Error | MemoryError) -> str:
+    def _refused(self, error: sqlite3.Error | UnicodeDecodeError | MemoryError) -> str:
         why = str(error) or "there is no memory for it"
         if self.problem is None:
             log.error("the journal can't be written (%s); new requests are answered busy", why)
         self._failed_at = self.clock()
-        if isinstance(error, sqlite3.Error):
+        if not isinstance(error, MemoryError):
             self.mend(error)
         self.problem = f"The journal can't be written ({why}); make room for {self.file.name}."
         return self.problem

@@ -15,6 +15,8 @@ from edgeslm.storage.schema import CLOCK_END_S, TABLES, create
 
 log = logging.getLogger("edgeslm.storage")
 
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Errors of a database. ``sqlite3`` raises UnicodeDecodeError if SQLite's message quotes a damaged schema."""
 HEADER_BYTES = 100
 CHECK_S = 2.0
 """Time limit, in seconds, of the integrity check when the file is opened."""
@@ -92,7 +94,8 @@ def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
 def check_tables(db: sqlite3.Connection) -> None:
     """:raises sqlite3.DatabaseError: a table has another schema, or is missing and would be created empty."""
     with closing(sqlite3.connect(":memory:")) as fresh:
-        query = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name != 'mark'"
+        columns = "CAST(name AS BLOB), CAST(sql AS BLOB)"  # a damaged text may be invalid UTF-8
+        query = f"SELECT {columns} FROM sqlite_master WHERE type = 'table' AND name != 'mark'"
         fresh.executescript(TABLES)
         earlier = dict(fresh.execute(query).fetchall())
         create(fresh)
@@ -106,6 +109,8 @@ def is_damage(error: Exception) -> bool:
     """Whether the error means that the file or the disk is damaged."""
     if isinstance(error, OSError):
         return error.errno == errno.EIO
+    if isinstance(error, UnicodeDecodeError):
+        return True
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by these checks
         return type(error) is sqlite3.DatabaseError

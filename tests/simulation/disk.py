@@ -21,7 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeslm.storage.schema import PAGE_BYTES
+
 SECTOR = 512
+_LEAF, _OVERFLOW = 13, 0
+"""First byte of a page with rows, and of a page that continues a row (sqlite.org/fileformat2.html)."""
 _OK, _IOERR, _FULL, _CANTOPEN, _NOTFOUND = 0, 10, 13, 14, 12
 _IOERR_READ, _IOERR_SHORT_READ, _IOERR_WRITE, _IOERR_FSYNC = 266, 522, 778, 1034
 
@@ -42,7 +46,8 @@ class Disk:
     the disk then.
 
     ``fault`` is called with ``read``, ``write`` or ``sync`` before each operation of SQLite, and returns an
-    error number of SQLite or 0. ``operations`` counts writes and syncs.
+    error number of SQLite or 0. ``operations`` counts writes and syncs. ``spoil`` is called with each page
+    that SQLite reads, and returns the number of the bit that the disk has flipped in it, or None.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,6 +55,7 @@ class Disk:
         self.is_off = False
         self.generation = 0
         self.fault: Callable[[str], int] = lambda operation: 0
+        self.spoil: Callable[[bytes], int | None] = lambda page: None
         self.operations = 0
         self.syncs = 0
         self._files: dict[str, _File] = {}
@@ -118,6 +124,17 @@ class Disk:
         DISKS.pop(str(self.folder), None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def read(self, file: _File, size: int, offset: int) -> bytes:
+        data = os.pread(file.fd, size, offset)
+        if size != PAGE_BYTES or len(data) < size or (bit := self.spoil(data)) is None:
+            return data
+        byte, bit = divmod(bit, 8)
+        data = data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
+        # A page stays bad until it is written again. In a log, SQLite would drop all that follows it.
+        if not file.path.endswith("-wal"):
+            os.pwrite(file.fd, data, offset)
+        return data
+
     def write(self, file: _File, data: bytes, offset: int) -> None:
         size = os.fstat(file.fd).st_size
         if offset + len(data) > size and file.durable_size is None:
@@ -147,6 +164,17 @@ class Disk:
         if (known := self._files.pop(path, None)) is not None:
             self._elsewhere.append(known)
         Path(path).unlink(missing_ok=True)
+
+
+def bit_of_a_row(page: bytes, chance: random.Random) -> int | None:
+    """The number of a bit in the rows on a page; None if there are none."""
+    if page[0] == _LEAF:
+        start = int.from_bytes(page[5:7], "big")
+    elif page[0] == _OVERFLOW and any(page):
+        start = 4
+    else:
+        return None
+    return chance.randrange(8 * start, 8 * len(page)) if 0 < start < len(page) else None
 
 
 def _is_at(path: str, fd: int) -> bool:
@@ -353,7 +381,7 @@ class SimulatedVfs:
             return _IOERR
         if code := opened.disk.fault("read"):
             return code
-        data = os.pread(opened.file.fd, size, offset)
+        data = opened.disk.read(opened.file, size, offset)
         if len(data) < size:
             ctypes.memset(to, 0, size)
             ctypes.memmove(to, data, len(data))

@@ -18,12 +18,14 @@ KINDS: Final = {
     "cut_all": 3,
     "partition": 3,
     "flap": 2,
+    "close_early": 3,
     "refuse_subscription": 2,
     "refuse_result": 2,
     "stop": 4,
     "engine": 14,
     "disk_full": 2,
     "disk_error": 2,
+    "bad_pages": 3,
     "clock": 2,
     "slow_network": 2,
 }
@@ -48,6 +50,8 @@ def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
     faults = []
     for kind in kinds:
         at = chance.uniform(0.3, within_s)
+        if kind == "close_early" and chance.random() < 0.3:
+            at = 0.0  # while the node's session is new
         if kind == "kill":
             amount: float = chance.randint(1, 400)
         elif kind == "kill_statement":
@@ -59,11 +63,12 @@ def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
             "broker_stop",
             "partition",
             "flap",
+            "close_early",
             "refuse_subscription",
             "refuse_result",
         ):
             amount = chance.uniform(0.05, 4.0)
-        elif kind in ("disk_full", "disk_error", "slow_network"):
+        elif kind in ("disk_full", "disk_error", "bad_pages", "slow_network"):
             amount = chance.uniform(0.1, 3.0)
         elif kind == "clock":
             amount = chance.choice((-86400.0, -3600.0, 30.0, 86400.0, 3e8))

@@ -47,8 +47,13 @@ class Ledger:
         self.violations: list[Violation] = []
         self.codes: dict[str, int] = {}
         self.disk_trouble_at = -1.0
-        """When a disk last lost or refused something."""
+        """When a disk last lost, refused or changed something."""
+        self._has_flipped = False
+        self._is_told = False
+        """Whether a node has told that the disk changed something."""
         self._running: dict[str, Ask] = {}
+        self.filters: Callable[[], set[str]] = set
+        """The filters to which a node is subscribed now."""
 
     def violation(self, invariant: str, sentence: str) -> None:
         self.note(f"VIOLATION {invariant}: {sentence}")
@@ -76,13 +81,16 @@ class Ledger:
             ask = self._ask_of(message)
             if ask is not None:
                 ask.accepted += 1
-                if not has_readers:  # the broker forgot the node's session, or refused its subscription
+                # The broker forgot the node's session, or hasn't all of its subscriptions yet.
+                if not has_readers or not self.routes.filters(ask) <= self.filters():
                     ask.forgotten += 1
                 if ask.accepted_at is None:
                     ask.accepted_at = self._loop.now
             self.note(f"accepted {message.topic} {ask.name if ask else message.payload!r}")
         elif message.topic == node.topics.dead:
             body = json.loads(message.payload)
+            if "ended the connection" in body["message"]:  # this broker never does so because of a message
+                self.violation("given up", f"{body['id']}: {body['message']}")
             dead = self.asks.get(body["id"]) or self.routes.ask_of(body["reply_to"])
             if dead is not None:
                 dead.dead += 1
@@ -120,9 +128,11 @@ class Ledger:
             self.disk_trouble_at = self._loop.now + 1e-6
         ask.results.append((self._loop.now, message.payload))
 
-    @staticmethod
-    def is_known_again(ask: Ask) -> bool:
-        """Whether the node recognizes each repeat; a message without id is known by its packet identifier."""
+    def is_known_again(self, ask: Ask) -> bool:
+        """Whether the node recognizes each repeat; a message without id is known by its packet identifier,
+        and by the number of the broker's session, which a bad disk may change."""
+        if self._has_flipped and (ask.accepted_at or 0.0) <= self.disk_trouble_at:
+            return False
         return ask.is_request or (ask.accepted <= 1 and not ask.reverted)
 
     def released(self, client: str, message: Message) -> None:
@@ -159,6 +169,7 @@ class Ledger:
 
     def ran(self, node: str, text: str) -> None:
         if text == "." or self.routes.is_digest(text):  # "." is the warm-up's
+            self.routes.check_texts(text)
             return
         ask = self.by_text.get(text)
         if ask is None:
@@ -202,6 +213,8 @@ class Ledger:
         self.note(f"boot {node.boots}")
 
     def node_killed(self, daemon: Daemon | None) -> None:
+        if daemon is not None:
+            self.see_damage(daemon)
         for ask in self._running.values():
             ask.crashed_at = self._loop.now
             if daemon is not None:
@@ -227,6 +240,20 @@ class Ledger:
     def disk_failed(self) -> None:
         self.disk_trouble_at = self._loop.now
 
+    def disk_flipped(self) -> None:
+        self.disk_trouble_at = self._loop.now
+        self._has_flipped = True
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether messages that were only on the disk may be lost: it changed some, and a node told it."""
+        return self._has_flipped and self._is_told
+
+    def see_damage(self, daemon: Daemon) -> None:
+        if daemon.database.damage is not None and not self._is_told:
+            self._is_told = True
+            self.note("the node tells that its disk is bad")
+
     # Senders
 
     def got(self, app: str, message: Message) -> None:
@@ -248,6 +275,7 @@ class Ledger:
         daemon = world.node.daemon
         if daemon is None or not world.node.is_up:
             return
+        self.see_damage(daemon)
         limits = daemon.config.limits
         pipeline, bus = daemon._pipeline, daemon.bus
         bounds = {
@@ -302,6 +330,8 @@ class Ledger:
             if not (ask.is_request or self.routes.has_result(ask)):
                 continue
             if ask.forgotten and not ask.kept and not ask.repeats:
+                continue
+            if ask.kept and self.may_lose:
                 continue
             self.violation("lost", f"{ask.name} was accepted and has no result (kept: {ask.kept})")
         for ask in self.asks.values():

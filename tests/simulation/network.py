@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
@@ -25,13 +25,18 @@ from tests.simulation.broker import Broker, Filter, Message
 from tests.simulation.loop import OUTSIDE, PROCESS, Process, SimLoop
 
 MOST_DELAY_S = 0.02
+Stage = Literal["connack", "suback not sent", "suback"]
+"""The packet after which a broker hangs up."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class Wire:
     """The network between one broker and its clients. ``delay_s`` is the longest delay of a packet.
 
     ``partitioned`` names clients that can't reach the broker. ``flaps`` is called at each CONNACK and returns
-    the seconds until the broker hangs up, with a reason code or None for a broken connection.
+    the seconds until the broker hangs up, with a reason code or None for a broken connection. ``closes`` is
+    called when the broker is about to send CONNACK or SUBACK, and returns after which packet it hangs up,
+    before it has read any further packet, also with a reason code or None.
     """
 
     def __init__(self, loop: SimLoop, broker: Broker, chance: random.Random) -> None:
@@ -41,6 +46,7 @@ class Wire:
         self.delay_s = MOST_DELAY_S
         self.partitioned: set[str] = set()
         self.flaps: Callable[[str], tuple[float, int | None] | None] = lambda client: None
+        self.closes: Callable[[str], tuple[Stage, int | None] | None] = lambda client: None
         self.links: dict[Link, None] = {}
 
     def open(self, link: Link) -> None:
@@ -85,12 +91,25 @@ class Link:
         self._take = take
         self._ended = ended
         self.is_open = True
+        self._is_deaf = False
+        """Whether the broker reads no more packets of this connection."""
         self._to_client_at = self._to_broker_at = 0.0
 
     def deliver(self, packet: tuple[Any, ...]) -> None:
         """From the broker."""
         if not self.is_open:
             return
+        closes = self.wire.closes(self.client) if packet[0] in ("connack", "suback") else None
+        if closes is not None and closes[0].startswith(packet[0]):
+            stage, code = closes
+            if stage != "suback not sent":
+                self._pass_on(packet)
+            self._is_deaf = True
+            self.wire.loop.call_at(self._to_client_at + 1e-6, self._hang_up, code, context=OUTSIDE)
+            return
+        self._pass_on(packet)
+
+    def _pass_on(self, packet: tuple[Any, ...]) -> None:
         at = max(self._to_client_at + 1e-7, self.wire.loop.now + self._delay())
         self._to_client_at = at
         self.wire.loop.call_at(at, self._arrive, packet, context=self._context)
@@ -111,7 +130,7 @@ class Link:
         if not self.is_open:
             return
         if code is not None:
-            self.deliver(("disconnect", code))
+            self._pass_on(("disconnect", code))
             self.wire.broker.lost(self)
         else:
             self.cut(0.0)
@@ -126,7 +145,7 @@ class Link:
         return True
 
     def _reach(self, action: Callable[[Broker], None]) -> None:
-        if self.is_open and self.wire.broker.is_up:
+        if self.is_open and self.wire.broker.is_up and not self._is_deaf:
             action(self.wire.broker)
 
     def cut(self, broker_notices_s: float = 0.0) -> None:

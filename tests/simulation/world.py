@@ -19,12 +19,12 @@ from edgeslm.node.daemon import Daemon
 from tests.simulation import routes
 from tests.simulation.apps import App, Ask
 from tests.simulation.broker import NOT_AUTHORIZED, Broker, Message
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, bit_of_a_row
 from tests.simulation.engine import WORLD, EngineWorld, What
 from tests.simulation.faults import Fault
 from tests.simulation.ledger import Ledger, Violation
 from tests.simulation.loop import OUTSIDE, Killed, SimLoop
-from tests.simulation.network import WIRES, Wire
+from tests.simulation.network import STAGES, WIRES, Wire
 from tests.simulation.node import SimNode
 from tests.simulation.patches import simulated
 from tests.support.nodes import write_bundle
@@ -41,6 +41,8 @@ tasks:
   say: {{kind: generate, model: small}}
 """
 
+BAD_PAGES = 0.03
+"""Share of the pages read in which a bad disk flips a bit."""
 SETTLE_S = 400.0
 """Virtual seconds after the last fault within which everything must be idle."""
 
@@ -134,6 +136,13 @@ class World:
             self.ledger.node_disconnected(daemon)
 
         daemon.disconnected = disconnected  # type: ignore[method-assign]
+        renew = daemon.database._renew
+
+        def renewed(error: Exception) -> None:
+            renew(error)
+            self.ledger.disk_failed()  # rows that were written after the bit was flipped may be lost too
+
+        daemon.database._renew = renewed  # type: ignore[method-assign]
 
     def _killed(self) -> None:
         node = self.node
@@ -185,6 +194,15 @@ class World:
             return self._disk_fault
         return 0
 
+    def _spoil(self, page: bytes) -> int | None:
+        if self._disk_chance.random() >= BAD_PAGES:
+            return None
+        bit = bit_of_a_row(page, self._disk_chance)
+        if bit is not None:
+            self.note(f"the disk flips bit {bit} of a page")
+            self.ledger.disk_flipped()
+        return bit
+
     # Faults
 
     def _apply(self, fault: Fault) -> None:
@@ -225,6 +243,11 @@ class World:
             )
             self.wire.cut(self.node.client)
             self.loop.call_later(amount, setattr, self.wire, "flaps", lambda client: None)
+        elif kind == "close_early":
+            closing = self.chance.choice(STAGES), self.chance.choice((None, 0x8B, 0x82, 0x81))
+            self.wire.closes = lambda client: closing if client == self.node.client else None
+            self.wire.cut(self.node.client)
+            self.loop.call_later(amount, setattr, self.wire, "closes", lambda client: None)
         elif kind == "refuse_subscription":
             self.broker.refuses = lambda client, action, topic: (
                 NOT_AUTHORIZED if action == "subscribe" and client == self.node.client else 0
@@ -247,6 +270,9 @@ class World:
         elif kind in ("disk_full", "disk_error"):
             self._disk_fault = 13 if kind == "disk_full" else 778
             self.loop.call_later(amount, setattr, self, "_disk_fault", 0)
+        elif kind == "bad_pages":
+            self.disk.spoil = self._spoil
+            self.loop.call_later(amount, setattr, self.disk, "spoil", lambda page: None)
         elif kind == "clock":
             self.loop.wall_offset_s += amount
         elif kind == "slow_network":
@@ -264,6 +290,12 @@ class World:
         WORLD.append(self.engines)
         WIRES["b0"] = self.wire
         self.ledger.nodes[self.node.client] = self.node
+        self.ledger.filters = lambda: {
+            one
+            for name, session in self.broker.sessions.items()
+            if name in self.ledger.nodes
+            for one in session.filters
+        }
         works = [loop.create_task(work) for app in self.apps for work in (app.run(), app.repeat())]
         if not self.broker.saves_at_once:
             works.append(loop.create_task(self._save()))
@@ -291,10 +323,12 @@ class World:
         if process is not None:
             process.kill_in = process.kill_in_statements = None
         self._io_left, self._disk_fault = None, 0
+        self.disk.spoil = lambda page: None
         self._next_engine_faults.clear()
         self.broker.refuses = lambda *told: 0
         self.wire.partitioned.clear()
         self.wire.flaps = lambda client: None
+        self.wire.closes = lambda client: None
         self.wire.delay_s = 0.02
 
     async def _settle(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.storage.database import Database
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, bit_of_a_row
 from tests.simulation.loop import SimLoop
 from tests.simulation.patches import simulated
 
@@ -62,6 +62,34 @@ def test_a_power_cut_takes_what_was_not_synced_and_damages_nothing(disk: Disk) -
         assert database.damage is None
         found.add(epoch(database))
     assert found == {1, 2}
+
+
+def test_a_page_in_which_a_bit_is_flipped_stays_bad(disk: Disk) -> None:
+    database = journal(disk)
+    database.write(
+        "INSERT INTO spool (at, topic, payload, retain, size, identifiers) VALUES (0, 't', ?, 0, 1, '')",
+        b"\0" * 400,
+    )
+    database.scrub()
+    database.close()
+
+    def spoil(page: bytes) -> int | None:
+        return 8 * 300 if b"\0" * 400 in page else None
+
+    disk.spoil = spoil
+    for _ in range(2):
+        database = journal(disk)
+        (payload,) = database.read("SELECT payload FROM spool")
+        assert sum(byte.bit_count() for byte in payload) == 1
+        database.close()
+        disk.spoil = lambda page: None
+
+
+def test_bits_are_flipped_in_rows_only() -> None:
+    leaf = bytes([13, 0, 0, 0, 1, 1, 144]) + bytes(505)  # the rows begin at 400
+    assert all(8 * 400 <= (bit_of_a_row(leaf, random.Random(seed)) or 0) < 8 * 512 for seed in range(50))
+    assert bit_of_a_row(bytes([5]) + leaf[1:], random.Random(0)) is None
+    assert bit_of_a_row(bytes(512), random.Random(0)) is None
 
 
 def test_a_disk_without_room_refuses_writes(disk: Disk) -> None:

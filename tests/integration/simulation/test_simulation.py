@@ -59,6 +59,18 @@ def test_a_refused_subscription_is_tried_again_on_the_same_connection() -> None:
     assert not play(0, [Fault(0.0, "refuse_subscription", 4.0)]).violations
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_broker_that_closes_early_costs_no_result_and_no_subscription(seed: int) -> None:
+    faults = [Fault(at, "close_early", 2.5) for at in (0.0, *(0.3 + 4 * number for number in range(7)))]
+    assert not play(seed, faults).violations
+
+
+def test_a_bad_disk_changes_nothing_that_is_sent_and_ends_no_node() -> None:
+    bad = [Fault(2.0 * number, "bad_pages", 1.5) for number in range(1, 14)]
+    kills = [Fault(2.0 * number + 0.5, "kill", 5) for number in range(1, 14)]
+    assert not play(1, sorted([*bad, *kills], key=lambda fault: fault.at)).violations
+
+
 def test_the_fewest_faults_are_those_that_are_needed() -> None:
     faults = [Fault(float(at), "kill", 1) for at in range(20)]
     needed = {faults[3], faults[17]}

@@ -103,3 +103,19 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
     finally:
         database.close()
+
+
+@pytest.mark.parametrize("name", [b"(route, topic, batch)", b"payload BLOB NOT NULL", b"attempts INTEGER"])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_schema_in_which_a_bit_is_flipped_is_damage(file: Path, name: bytes, bit: int) -> None:
+    """With bit 7 it is no UTF-8 any more."""
+    database, journal = make(file)
+    journal.finish(b"k" * 16, 0, b"a result")
+    database.close()
+    content = bytearray(file.read_bytes())
+    content[content.index(name) + len(name) - 3] ^= 1 << bit
+    file.write_bytes(content)
+    database, journal = make(file)
+    assert database.damage is not None and "The journal was damaged" in database.damage
+    assert journal.find(b"k" * 16) is not None
+    database.close()

@@ -44,3 +44,21 @@ def test_a_broker_that_hangs_up_costs_no_innocent_message(messages: list[str], m
             flow.passed()
     assert taken == [(number, what) for number, what in enumerate(messages) if what == "good"]
     assert given_up == [(number, what) for number, what in enumerate(messages) if what == "bad"]
+
+
+def test_a_suspected_message_waits_until_the_connection_is_steady() -> None:
+    flow: FlowControl[str] = FlowControl()
+    flow.begin(3)
+    assert (flow.is_suspended, flow.room) == (False, 3), "nothing is suspected yet"
+    flow.sent(1, "a")
+    assert flow.hung_up() == []
+    flow.clear()
+    for _ in range(3):  # a broker that hangs up after each CONNACK
+        flow.begin(3)
+        assert (flow.is_suspended, flow.room) == (True, 0)
+        assert flow.hung_up() == [], "no message can be the reason"
+    flow.begin(3)
+    flow.resume()
+    assert flow.room == 1
+    flow.sent(1, "a")
+    assert flow.hung_up() == ["a"]
