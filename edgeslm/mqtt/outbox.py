@@ -132,6 +132,8 @@ class Outbox:
         :param guilty: messages that made the broker disconnect; they fail with ``error``.
         """
         landed = self.flow.clear()
+        for parcel in landed:
+            parcel.namesakes = 0  # of the connection that has ended
         self._queue.extendleft(parcel for parcel in reversed(landed) if parcel not in guilty)
         for parcel in guilty:
             self.drop(parcel, error)

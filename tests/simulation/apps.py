@@ -28,6 +28,7 @@ class Ask:
     expiry_s: float | None = None
     body: bytes | None = None
     """Payload of a message that isn't a request."""
+    streams: bool = False
     published_at: float | None = None
     accepted: int = 0
     """Number of times that the broker accepted it."""
@@ -67,7 +68,8 @@ class Ask:
     def payload(self) -> bytes:
         if self.body is not None:
             return self.body
-        return json.dumps({"id": self.name, "input": self.text}).encode()
+        options = {"options": {"stream": True}} if self.streams else {}
+        return json.dumps({"id": self.name, "input": self.text, **options}).encode()
 
     @property
     def is_ended(self) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeslm.engine.calls import Call, Cost, Embed, EngineInfo, Output, Text
-from edgeslm.engine.frames import Cancel, Done, Failed, Ready, Start
+from edgeslm.engine.frames import Cancel, Chunk, Done, Failed, Ready, Start
 from edgeslm.engine.host.process import EngineProcess
 from tests.simulation.loop import PROCESS
 
@@ -95,6 +95,10 @@ class SimChild:
         if self.is_linked and start == self.starts:
             self._on_message(message)
 
+    def _say_if_running(self, start: int, running: Start, piece: Chunk) -> None:
+        if self._running is running:
+            self._say(start, piece)
+
     def send(self, message: Start | Cancel) -> None:
         if not self.is_linked:
             return
@@ -135,6 +139,10 @@ class SimChild:
             return
         if what == "slow":
             took_s *= 100
+        if getattr(running.call, "stream", False):
+            for part in range(1, 4):
+                piece = Chunk(running.number, f"part {part}")
+                self._later(took_s * part / 4, self._say_if_running, self.starts, running, piece)
         self._timer = self._later(took_s, self._finish, self.starts, what, running, text)
 
     def _finish(self, start: int, what: What, running: Start, text: str) -> None:

@@ -68,7 +68,9 @@ def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
             "refuse_result",
         ):
             amount = chance.uniform(0.05, 4.0)
-        elif kind in ("disk_full", "disk_error", "bad_pages", "slow_network"):
+        elif kind in ("disk_full", "disk_error"):
+            amount = chance.uniform(0.1, 6.0)
+        elif kind in ("bad_pages", "slow_network"):
             amount = chance.uniform(0.1, 3.0)
         elif kind == "clock":
             amount = chance.choice((-86400.0, -3600.0, 30.0, 86400.0, 3e8))

@@ -48,6 +48,10 @@ class Ledger:
         self.codes: dict[str, int] = {}
         self.disk_trouble_at = -1.0
         """When a disk last lost, refused or changed something."""
+        self.refused_since: float | None = None
+        """Since when the disk refuses writes; None if it doesn't."""
+        self._known_since: float | None = None
+        """Since when the node knows that it can't write its journal."""
         self._has_flipped = False
         self._is_told = False
         """Whether a node has told that the disk changed something."""
@@ -178,6 +182,7 @@ class Ledger:
         now = self._loop.now
         boot = next(iter(self.nodes.values())).boots
         self.note(f"the engine runs {ask.name}")
+        self._check_busy(ask, next(iter(self.nodes.values())).daemon)
         for at, payload in ask.results:
             is_known = at > self.disk_trouble_at and self.is_known_again(ask)
             if json.loads(payload)["status"] == "ok" and is_known:
@@ -197,6 +202,15 @@ class Ledger:
         ask.runs.append((now, boot))
         self._running[node] = ask
 
+    def _check_busy(self, ask: Ask, daemon: Daemon | None) -> None:
+        """A request that comes while the node can't write its journal must not run."""
+        if daemon is None or daemon.database.problem is None or ask.accepted_at is None:
+            return
+        if self.refused_since is None or self._known_since is None:
+            return
+        if self.refused_since < self._known_since < ask.accepted_at and ask.is_request:
+            self.violation("busy", f"{ask.name} ran although the journal can't be written")
+
     def done(self, node: str, text: str) -> None:
         ask = self.by_text.get(text)
         if ask is not None:
@@ -211,6 +225,7 @@ class Ledger:
 
     def node_started(self, node: SimNode, daemon: Daemon) -> None:
         self.note(f"boot {node.boots}")
+        self._known_since = None
 
     def node_killed(self, daemon: Daemon | None) -> None:
         if daemon is not None:
@@ -276,6 +291,10 @@ class Ledger:
         if daemon is None or not world.node.is_up:
             return
         self.see_damage(daemon)
+        if daemon.database.problem is None:
+            self._known_since = None
+        elif self._known_since is None:
+            self._known_since = self._loop.now
         limits = daemon.config.limits
         pipeline, bus = daemon._pipeline, daemon.bus
         bounds = {

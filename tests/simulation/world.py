@@ -194,6 +194,9 @@ class World:
             return self._disk_fault
         return 0
 
+    def _accept_writes(self) -> None:
+        self._disk_fault, self.ledger.refused_since = 0, None
+
     def _spoil(self, page: bytes) -> int | None:
         if self._disk_chance.random() >= BAD_PAGES:
             return None
@@ -269,7 +272,8 @@ class World:
             self._next_engine_faults.append(kinds[int(amount * len(kinds)) % len(kinds)])
         elif kind in ("disk_full", "disk_error"):
             self._disk_fault = 13 if kind == "disk_full" else 778
-            self.loop.call_later(amount, setattr, self, "_disk_fault", 0)
+            self.ledger.refused_since = self.loop.now
+            self.loop.call_later(amount, self._accept_writes)
         elif kind == "bad_pages":
             self.disk.spoil = self._spoil
             self.loop.call_later(amount, setattr, self.disk, "spoil", lambda page: None)
@@ -353,18 +357,10 @@ class World:
     def _ask(self, number: int) -> None:
         chance = self.chance
         app = chance.choice(self.apps)
-        name = f"r{number}"
-        repeats = chance.random() < 0.5
-        expiry = chance.choice((None, None, None, 3.0, 30.0))
-        ask = Ask(
-            name,
-            f"text {number}",
-            f"{self.node.topics.base}/req/say",
-            app.name,
-            app.reply_to,
-            repeats,
-            expiry,
-        )
+        name, topic = f"r{number}", f"{self.node.topics.base}/req/say"
+        repeats, expiry_s = chance.random() < 0.5, chance.choice((None, None, None, 3.0, 30.0))
+        ask = Ask(name, f"text {number}", topic, app.name, app.reply_to, repeats, expiry_s)
+        ask.streams = chance.random() < 0.3
         self.ledger.add(ask)
         app.ask(ask)
 

@@ -67,6 +67,16 @@ def test_after_a_broken_connection_the_order_is_kept(loop: asyncio.AbstractEvent
     assert [send(outbox, mid) for mid in (1, 2, 3)] == ["a", "c", "d"]
 
 
+def test_namesakes_end_with_their_connection(loop: asyncio.AbstractEventLoop) -> None:
+    outbox = Outbox(1000)
+    outbox.add(one := parcel(loop, "a"))
+    outbox.flow.receive_maximum = 1
+    send(outbox, 7)
+    one.namesakes += 1  # a message of QoS 0, which the broken connection takes along
+    outbox.land_all()
+    assert one.namesakes == 0
+
+
 def test_what_the_broker_hung_up_for_is_given_up(loop: asyncio.AbstractEventLoop) -> None:
     outbox = Outbox(1000)
     for topic in "abc":
