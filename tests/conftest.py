@@ -21,8 +21,8 @@ from tests.support.paths import ROOT, python_path
 
 TESTS = ROOT / "tests"
 
-# torch's threads spin while they wait for each other, and three tests that train on two processors take four
-# times as long together: 30 steps a minute each instead of 100. Alone, this costs a quarter.
+# The threads of torch spin while they wait: three trainings at once on two processors took four times as
+# long as with sleeping ones. A training alone takes a third longer so.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A run that a shell has put into the background ignores Ctrl-C, and so would the programs that tests start.
