@@ -7,6 +7,7 @@ the engine.
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -359,12 +360,16 @@ def check_answers(
     from jsonschema import Draft202012Validator
 
     problems = []
-    listed = ", ".join(known)
+    listed, spelled = ", ".join(known), {name.casefold(): name for name in known}
     check = Draft202012Validator(dict(schema or {}))
     for row in rows:
         if isinstance(row, LabelledRow):
             if row.label not in known:
-                problems.append(f"Row {row.number} has the label {row.label!r}, which is none of {listed}.")
+                near = difflib.get_close_matches(row.label.casefold(), spelled, 1)
+                meant = f" Is it {spelled[near[0]]!r}?" if near else ""
+                problems.append(
+                    f"Row {row.number} has the label {row.label!r}, which is none of {listed}.{meant}"
+                )
         elif known and (odd := [name for name in row.fields if name not in known]):
             problems.append(f"Row {row.number} has the field {odd[0]!r}; the task's schema has {listed}.")
         elif fault := next(check.iter_errors(without_nulls(row.fields, schema or {})), None):

@@ -330,6 +330,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
         ),
         (LABELLED[:1], "", "All rows have the label 'bad'"),
         (LABELLED, "name: t\nlabels: [bad, ugly]", "Row 2 has the label 'good', which is none of bad, ugly"),
+        (LABELLED, "name: t\nlabels: [bad, Good]", "which is none of bad, Good. Is it 'Good'?"),
         (FIELDS, "name: t\nkind: classify\nlabels: [a, b]", "kind classify and the rows of .* have fields"),
         (LABELLED, "name: t\nlearned: there", "the task is learned; evaluate its head"),
         (
