@@ -2,8 +2,9 @@
 
     python benchmarks/quality/quantization.py COMMAND ...
 
-    bundles   KL divergence and perplexity of bundles and of llama.cpp's files of the same weights
-    presets   ``edgeslm-export model`` against all presets of onnxruntime-genai's builder
+    bundles       KL divergence and perplexity of bundles and of llama.cpp's files of the same weights
+    classifiers   probabilities of int8 classifiers of several encoder families, and of their float models
+    presets       ``edgeslm-export model`` against all presets of onnxruntime-genai's builder
 
 Each command prints a table, then one JSON line. ``COMMAND --help`` lists its options.
 """
@@ -20,6 +21,7 @@ from benchmarks.lib.commands import run_subcommand
 
 COMMANDS: Final = {
     "bundles": "divergence",
+    "classifiers": "classifier_families",
     "presets": "presets",
 }
 
