@@ -119,7 +119,8 @@ PATTERNS: Final[Mapping[str, tuple[re.Pattern[str], Check | None]]] = {
     ),
     "iban": (
         re.compile(
-            _START + r"[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)", re.IGNORECASE
+            _START + r"[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)",
+            re.ASCII | re.IGNORECASE,
         ),
         _iban_length,
     ),
@@ -149,6 +150,9 @@ _HINTS: Final[Mapping[str, tuple[re.Pattern[str], ...]]] = {
 """Kind -> fast expressions, one of which is in each text with data of that kind."""
 _LATER: Final = re.compile(r"[ .-](?=\w{4})")
 """Before a part of a match at which a card or an IBAN may begin. Shorter parts would take too long."""
+_TAILS: Final = {"phone": re.compile(rf"(?:[{_SPACE}()/.-]{{0,3}}\d)*")}
+"""Kind -> what follows a match and goes with it: digits before a number, such as a date, may have taken the
+place of its last digits."""
 _HIDDEN: Final = "<"
 """Stands for each character that an earlier expression has found; no expression matches it."""
 
@@ -160,7 +164,7 @@ def find_exact(text: str, kinds: Collection[str]) -> list[Span]:
         if kind not in kinds or not any(hint.search(text) for hint in _HINTS[kind]):
             continue
         parts, before = list[str](), 0
-        for start, end in _matches(text, pattern, check):
+        for start, end in _matches(text, pattern, check, _TAILS.get(kind)):
             found.append(Span(start, end, kind))
             parts += [text[before:start], _HIDDEN * (end - start)]
             before = end
@@ -168,9 +172,11 @@ def find_exact(text: str, kinds: Collection[str]) -> list[Span]:
     return sorted(found)
 
 
-def _matches(text: str, pattern: re.Pattern[str], check: Check | None) -> Iterator[tuple[int, int]]:
-    """Matches of an expression that pass the check. An expression may take the words before and after what it
-    should find, so parts of a match are tried too."""
+def _matches(
+    text: str, pattern: re.Pattern[str], check: Check | None, tail: re.Pattern[str] | None
+) -> Iterator[tuple[int, int]]:
+    """Matches of an expression that pass the check, with their tails. An expression may take the words before
+    and after what it should find, so parts of a match are tried too."""
     at = 0
     while (match := pattern.search(text, at)) is not None:
         start, at = match.span()
@@ -178,6 +184,8 @@ def _matches(text: str, pattern: re.Pattern[str], check: Check | None) -> Iterat
             yield start, at
         elif length := check(match[0]):
             at = start + length
+            if tail is not None and (more := tail.match(text, at)) is not None:
+                at = more.end()
             yield start, at
         elif (later := _LATER.search(match[0])) is not None:
             at = start + later.end()

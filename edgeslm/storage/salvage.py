@@ -38,7 +38,7 @@ TEXT: Kind = (str,)
 BLOB: Kind = (bytes,)
 ANY: Kind = (object,)
 CHECKSUM: Kind = (int, type(None))
-"""Type of the last column of some tables, which is missing in rows of version 0.1.0."""
+"""Type of the last column of some tables, which is missing in rows of versions up to 0.2.0."""
 
 
 class DamagedFile:

@@ -61,8 +61,8 @@ COLUMNS = {
     ),
     "windows": ("route", "topic", "batch", "key", "at", "received", "name", "text", "crc"),
 }
-"""Columns of each table in file order, without the row number. Version 0.1.0 made the tables without ``crc``,
-the checksum of a row, and can use them with it; in rows of that version it is NULL."""
+"""Columns of each table in file order, without the row number. Versions up to 0.2.0 made the tables without
+``crc``, the checksum of a row; in their rows it is NULL. 0.1.0 can use the tables with it, 0.2.0 can't."""
 
 SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
 """For each table with encrypted texts: the table's name, the column of the encrypted text, and the column

@@ -84,8 +84,10 @@ def handle_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, An
 
 def end_without_memory() -> NoReturn:
     """Ends the process with a sentence, without allocating memory. What it holds is as after a crash."""
-    os.write(2, _NO_MEMORY)
-    os._exit(1)
+    try:
+        os.write(2, _NO_MEMORY)
+    finally:  # also if nobody reads it
+        os._exit(1)
 
 
 def log_error(sentence: str) -> bool:

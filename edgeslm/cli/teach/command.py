@@ -19,7 +19,7 @@ from edgeslm.cli.listening import PATIENCE_S
 from edgeslm.cli.parts import HERE, SERVICE, configuration
 from edgeslm.cli.screen import ProgressLine, say
 from edgeslm.cli.starter import nearest_starter_dir
-from edgeslm.errors import EdgeslmError, UnknownTask, plural
+from edgeslm.errors import EdgeslmError, InvalidRequest, UnknownTask, plural
 from edgeslm.teaching.lesson import Lesson
 from edgeslm.teaching.rows import FEWEST, Labels, earlier_rows, read_messages
 from edgeslm.teaching.session import KEYS, Row, Session
@@ -27,6 +27,7 @@ from edgeslm.telemetry.log_lines import printable
 
 if TYPE_CHECKING:
     from edgeslm.config.loader import Config, Task
+    from edgeslm.node.routes.route import RouteReader
 
 SUMMARY = "label messages in the terminal and train a task on them, on this device"
 EXAMPLE = "edgeslm teach triage --listen 60"
@@ -161,7 +162,7 @@ def _messages(arguments: argparse.Namespace, config: Config) -> list[str]:
 def _read(file: Path, config: Config, task: str) -> list[str]:
     """Texts of a file's lines. Of a line `TOPIC PAYLOAD`, as mosquitto_sub -v prints it, the text that a
     route of the task would read."""
-    from edgeslm.node.routes.route import RouteReader, RouteWork
+    from edgeslm.node.routes.route import RouteReader
 
     routes = [RouteReader(route, config.base) for route in config.routes if route.task == task]
 
@@ -170,10 +171,24 @@ def _read(file: Path, config: Config, task: str) -> list[str]:
         route = next((one for one in routes if "/" in topic and one.matches(topic)), None)
         if route is None:
             return None
-        work = route.consider(topic, payload.encode(), False, time.monotonic())
-        return [_sound(work.input)] if isinstance(work, RouteWork) else []
+        return _text_for(route, topic, payload.encode(), retained=False)
 
     return read_messages(file, texts_of=texts_of)
+
+
+def _text_for(route: RouteReader, topic: str, payload: bytes, *, retained: bool) -> list[str]:
+    """The text that the route's task would read of a message, redacted if the route says so; none if the
+    route skips the message."""
+    from edgeslm.node.routes.redactor import redact_text
+    from edgeslm.node.routes.route import RouteWork, Unredacted
+
+    work = route.consider(topic, payload, retained, time.monotonic())
+    if isinstance(work, Unredacted):
+        try:
+            work = route.read_redacted(topic, redact_text(work.text, route.route.redact))
+        except InvalidRequest:
+            return []
+    return [_sound(work.input)] if isinstance(work, RouteWork) else []
 
 
 def _heard(config: Config, task: str, seconds: float) -> list[str]:
@@ -183,7 +198,7 @@ def _heard(config: Config, task: str, seconds: float) -> list[str]:
     """
     from edgeslm.client.listening import Listening
     from edgeslm.mqtt.broker_address import BrokerAddress
-    from edgeslm.node.routes.route import RouteReader, RouteWork
+    from edgeslm.node.routes.route import RouteReader
 
     routes = [RouteReader(route, config.base) for route in config.routes if route.task == task]
     if not routes:
@@ -193,8 +208,7 @@ def _heard(config: Config, task: str, seconds: float) -> list[str]:
     def take(topic: str, payload: bytes, retained: bool) -> None:
         for route in routes:
             if route.matches(topic):
-                work = route.consider(topic, payload, retained, time.monotonic())
-                texts.extend([_sound(work.input)] if isinstance(work, RouteWork) else [])
+                texts.extend(_text_for(route, topic, payload, retained=retained))
 
     filters = list(dict.fromkeys(route.route.source for route in routes))
     with Listening(BrokerAddress.of(config.broker), filters, take) as listening, ProgressLine() as line:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from edgeslm.config.route_sections import Route
-from edgeslm.errors import Busy, RequestError
+from edgeslm.errors import Busy, InternalError, InvalidRequest, RequestError
 from edgeslm.messages import Attempt, ErrorBody, Request
 from edgeslm.mqtt.publisher import Publisher
 from edgeslm.node.routes.route import Skip, Unredacted
@@ -38,7 +39,10 @@ class Redactor:
             with suppress(Busy):  # the journal is full: go on unmarked
                 attempt.compute()
             return await self._redact(route, message.text)
-        except RequestError as error:
+        except MemoryError:
+            raise
+        except Exception as failure:
+            error = failure if isinstance(failure, RequestError) else InternalError("redaction failed")
             request = Request(route.task or "", "", secrets.token_hex(8), delivery.topic)
             await self.publisher.report_dead(request, ErrorBody.of(error))
             return Skip("unredacted", f"it can't be redacted: {error}")
@@ -47,11 +51,25 @@ class Redactor:
 
     async def _redact(self, route: Route, text: str) -> str:
         if len(text) < LONG:
-            return _replace(text, route)
-        return await asyncio.to_thread(_replace, text, route)
+            return redact_text(text, route.redact)
+        return await asyncio.to_thread(redact_text, text, route.redact)
 
 
-def _replace(text: str, route: Route) -> str:
+def redact_text(text: str, kinds: Sequence[str]) -> str:
+    """The text, or JSON, with its data of these kinds replaced. :raises InvalidRequest: JSON that is nested
+    too deeply."""
     from edgeslm.redaction.payload import Payload  # its expressions take memory
 
-    return Payload(text).redact(route.redact)
+    return Payload(text).redact(kinds)
+
+
+def redact_window(window: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
+    """The messages of a window, redacted: those that came before the route had ``redact`` are on the disk as
+    they were. Messages that can't be redacted are left out, and count as dropped."""
+    kept = []
+    for message in window["messages"]:
+        with suppress(InvalidRequest):
+            texts = {name: redact_text(message[name], kinds) for name in ("id", "text")}
+            kept.append({**message, **texts})
+    lost = len(window["messages"]) - len(kept)
+    return {**window, "messages": kept, "dropped": window["dropped"] + lost}

@@ -24,7 +24,7 @@ from edgeslm.node.backend import NodeBackend
 from edgeslm.node.deduplication import SingleFlight
 from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.routes.ingest import Ingest
-from edgeslm.node.routes.redactor import Redactor
+from edgeslm.node.routes.redactor import Redactor, redact_window
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip, Unredacted
 from edgeslm.node.routes.unusable import Unusable
 from edgeslm.node.routes.windows import WindowAggregator
@@ -268,6 +268,8 @@ class RouteAnswers:
             return
         work = replace(route.work_on(topic), trace=self.backend.observers.tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
+        if kinds := route.route.redact:
+            messages = await asyncio.to_thread(redact_window, messages, kinds)
         await self.answer(route, work, messages, key, time.monotonic(), is_again=True, waits=True)
 
     async def _publish(self, route: RouteReader, work: RouteWork, payload: bytes) -> None:

@@ -58,6 +58,25 @@ def test_no_character_of_planted_data_is_left(before: str, planted: tuple[str, s
     assert wrapped == {"a": [f"{before} [{kind}] {after}"]}
 
 
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("01.12.2026 0171 2345678", "[phone]"),
+        ("Tel 0171 2345678 / 0172 3456789", "Tel [phone]"),
+        ("089 123456 0171 2345678", "[phone]"),
+        ("(555) 123-4567 (555) 765-4321", "[phone]"),
+        ("call 0171 2345678, 3 times", "call [phone], 3 times"),
+    ],
+)
+def test_digits_beside_a_phone_number_go_with_it(text: str, redacted: str) -> None:
+    """A date or a second number left the last digits of a number in the text."""
+    assert redact(text, "phone") == redacted
+
+
+def test_letters_that_lower_case_makes_ascii_are_no_iban() -> None:
+    assert redact("AB12 ıstanbul1 33334444", "iban") == "AB12 ıstanbul1 33334444"
+
+
 @given(CLEAN)
 def test_a_text_without_data_stays_as_it_is(text: str) -> None:
     assert redact(text) == text

@@ -97,6 +97,11 @@ async def loop(callback):
     assert line.startswith("edgeslm: There is too little memory to go on: ")
 
 
+def test_a_process_without_memory_ends_where_nobody_reads_its_sentence() -> None:
+    program = "import os\nfrom edgeslm.telemetry.log_lines import *\nos.close(2)\nend_without_memory()"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 1
+
+
 def test_other_exceptions_of_a_loop_are_logged() -> None:
     program = """
 import asyncio

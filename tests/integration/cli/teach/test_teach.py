@@ -164,6 +164,19 @@ def test_messages_of_a_route_are_taken_as_the_route_reads_them(
     assert sorted(text for text, _ in stored(tmp_path)) == [f"text {number}" for number in range(4)]
 
 
+def test_recorded_lines_of_a_route_with_redaction_are_redacted(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = configuration(tmp_path)
+    made = yaml.safe_load(file.read_text())
+    made["routes"][0]["redact"] = ["phone"]
+    file.write_text(yaml.safe_dump(made))
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f'hall/1/log {{"text": "{n} call 0171 2345678"}}\n' for n in "abcd"))
+    assert teach(tmp_path, monkeypatch, "1122", "--from", str(lines)) == 0
+    assert sorted(text for text, _ in stored(tmp_path)) == [f"{n} call [phone]" for n in "abcd"]
+
+
 def test_recorded_lines_are_read_as_the_routes_read_them(
     run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgeslm.node.routes import redactor
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import BASE, Node, fake_configuration
@@ -55,6 +56,39 @@ def test_windows_keep_the_redacted_texts_in_their_order(broker: Mosquitto, tmp_p
     assert [point["ids"] for point in points] == [["0"], ["1"], ["2"]]
     assert "[phone]" in points[0]["text"] and "[email]" in points[2]["text"]
     assert_nowhere(tmp_path)
+
+
+def test_windows_from_before_the_redaction_are_redacted(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "brief", "to": "out", "window": {"last": 3}}
+    with App(broker.port, f"{BASE}/state", f"{BASE}/res/#", "out") as app:
+        with Node(tmp_path, configuration(broker, tmp_path, route)):
+            app.take_state(BASE, "online")
+            for number in range(2):
+                app.publish("hall/log", {"id": SECRET, "text": f"Belt {number} tore, call {SECRET}"})
+            app.publish(f"{BASE}/req/say", "after both")
+            app.take(f"{BASE}/res/say")
+        with Node(tmp_path, configuration(broker, tmp_path, {**route, **REDACT})):
+            app.take_state(BASE, "online")
+            app.publish("hall/log", {"id": "2", "text": "Spindle is hot"})
+            told = app.take("out").payload.decode()
+    assert "[phone]" in told and "2345678" not in told
+
+
+def test_a_fault_of_the_redaction_passes_nothing_on(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(text: str, kinds: object) -> str:
+        raise ValueError(text)
+
+    monkeypatch.setattr(redactor, "redact_text", fail)
+    route = {"from": "hall/log", "task": "say", "to": "out", **REDACT}
+    with App(broker.port, "#") as app, Node(tmp_path, configuration(broker, tmp_path, route)) as node:
+        app.take_state(BASE, "online")
+        app.publish("hall/log", f"call {SECRET}")
+        dead = app.take(f"{BASE}/dead")
+        assert dead.json["reason"] == "internal" and b"2345678" not in dead.payload
+        app.wait_until(lambda: node.daemon.health()["dropped"].get("unredacted") == 1, "it is counted")
+        assert app.untaken("out") == []
 
 
 def test_what_cant_be_redacted_is_told_and_not_passed_on(broker: Mosquitto, tmp_path: Path) -> None:
