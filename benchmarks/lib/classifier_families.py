@@ -24,8 +24,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import transformers
 from edgeslm_export.evaluate.report_card import classify_texts, load_encoder
 from edgeslm_export.sources.wheel_data import Packages
 
@@ -68,6 +66,9 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
 
 def teach(family: str, rows: Sequence[dict[str, str]], epochs: int, folder: Path) -> Any:
     """Trains a classifier, and writes it with its tokenizer into ``folder``."""
+    import torch
+    import transformers
+
     labels = sorted({row["label"] for row in rows})
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(STARTER / "minilm-l6-int8/tokenizer.json"),
@@ -119,6 +120,8 @@ def _encode(tokenizer: Any, texts: list[str]) -> Any:
 
 def float_probabilities(model: Any, tokenizer: Any, texts: list[str]) -> npt.NDArray[np.float64]:
     """[texts, labels], by transformers."""
+    import torch
+
     found = []
     with torch.inference_mode():
         for text in texts:  # one by one: no padding
