@@ -77,7 +77,7 @@ class NodeBackend:
                 onlooker.ended(result)
         self.observers.meter.count(result)
         self.observers.tracer.record(request, result)
-        payload = encode_result(replace(result, topic=request.source))
+        payload = encode_result(result if request.source is None else replace(result, topic=request.source))
         attempt.end(result, payload)
         return result, payload
 

@@ -99,7 +99,7 @@ _START: Final = _after(r"\w")
 _SPACE: Final = " \u00a0\u2009\u202f\u2010-\u2014"
 PATTERNS: Final[Mapping[str, tuple[re.Pattern[str], Check | None]]] = {
     "url": (
-        re.compile(_START + r"(?:(?:https?|ftp|wss?|mqtts?)://|www\.)[^\s<>\"'\\]+", re.IGNORECASE),
+        re.compile(_START + r"(?:[a-z][a-z0-9+.-]{1,20}://|www\.)[^\s<>\"'\\]+", re.IGNORECASE),
         None,
     ),
     "email": (
@@ -191,26 +191,10 @@ def _matches(
             at = start + later.end()
 
 
-def merge(spans: Iterable[Span]) -> list[Span]:
-    """The spans in their order, those that overlap as one span with the kind of the longest."""
-    merged: list[Span] = []
-    longest = 0
-    for span in sorted(spans, key=lambda one: (one.start, -one.end)):
-        length = span.end - span.start
-        if not merged or span.start >= merged[-1].end:
-            merged.append(span)
-            longest = length
-            continue
-        last = merged[-1]
-        kind, longest = (span.kind, length) if length > longest else (last.kind, longest)
-        merged[-1] = Span(last.start, max(last.end, span.end), kind)
-    return merged
-
-
-def replace(text: str, spans: Iterable[Span]) -> str:
-    """The text with each span replaced by its kind in brackets."""
+def replace(text: str, spans: Iterable[Span], name: Callable[[Span], str]) -> str:
+    """The text with each span replaced by its ``name``. The spans are in order and don't overlap."""
     parts, before = list[str](), 0
-    for span in merge(spans):
-        parts += [text[before : span.start], f"[{span.kind}]"]
+    for span in spans:
+        parts += [text[before : span.start], name(span)]
         before = span.end
     return "".join([*parts, text[before:]])

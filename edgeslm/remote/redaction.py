@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from edgeslm.redaction.patterns import find_exact
+from edgeslm.redaction.patterns import find_exact, replace
 from edgeslm.remote.chat import LONGEST_ANSWER, RemoteError
 
 TEXTS: Final = ("enum", "const", "description", "title", "examples", "default")
@@ -66,11 +66,8 @@ class Redaction:
         return original
 
     def _hide(self, text: str) -> str:
-        parts, before = list[str](), 0
-        for start, end, name in find_exact(text, self._names):
-            parts += [text[before:start], self._placeholder(name, text[start:end])]
-            before = end
-        return "".join([*parts, text[before:]])
+        spans = find_exact(text, self._names)
+        return replace(text, spans, lambda span: self._placeholder(span.kind, text[span.start : span.end]))
 
     def _placeholder(self, name: str, original: str) -> str:
         if original not in self._placeholders:

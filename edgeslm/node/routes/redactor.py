@@ -56,11 +56,10 @@ class Redactor:
 
 
 def redact_text(text: str, kinds: Sequence[str]) -> str:
-    """The text, or JSON, with its data of these kinds replaced. :raises InvalidRequest: JSON that is nested
-    too deeply."""
-    from edgeslm.redaction.payload import Payload  # its expressions take memory
+    """See :func:`edgeslm.redaction.payload.redact_payload`."""
+    from edgeslm.redaction.payload import redact_payload  # its expressions take memory
 
-    return Payload(text).redact(kinds)
+    return redact_payload(text, kinds)
 
 
 def redact_window(window: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:

@@ -16,8 +16,7 @@ log = logging.getLogger("edgeslm.node")
 
 TOLD_S: Final = 3600.0
 FAULTS: Final[frozenset[Reason]] = frozenset({"template", "not_text", "empty", "own_topic", "unredacted"})
-"""Reasons that are mistakes of a sender or of the configuration, or failures of a model that redacts; the
-others are the user's wish."""
+"""Reasons that are mistakes of a sender or of the configuration; the others are the user's wish."""
 _LONGEST_TOPIC: Final = 120
 
 

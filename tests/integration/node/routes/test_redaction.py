@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from tests.support.nodes import BASE, Node, fake_configuration
 
 SECRET = "0171 2345678"
 REDACT = {"redact": ["phone", "email"]}
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path)
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 def configuration(broker: Mosquitto, folder: Path, *routes: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ ROUTES: list[dict[str, Any]] = [
     {"from": "yard/log", "task": "brief", "name": "yard", "to": "yard/digest", "window": {"on": "yard/end"}},
     {"from": "gate/log", "task": "brief", "name": "gate", "window": {"every": 1}},
 ]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path)
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture
