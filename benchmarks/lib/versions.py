@@ -14,6 +14,8 @@ from benchmarks.lib.paths import ROOT
 
 FIRST = "8dd6cdd"
 """The commit of version 0.1.0."""
+SECOND = "61b530a5"
+"""The commit of version 0.2.0."""
 PARTS = ("edgeslm", "benchmarks")
 
 

@@ -8,6 +8,7 @@ recovery change them.
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections.abc import Mapping
 from operator import itemgetter
@@ -22,7 +23,19 @@ COVERED = {
     "windows": ("text", "route", "topic", "received", "name"),
 }
 """For each table with checksums: the columns that a row's checksum covers; the first one may be encrypted."""
+TABLES = (*COVERED,)
+_STEP = 4
+"""Factor of row numbers in the table ``checksums``, at least the number of ``TABLES``."""
 _OTHERS = {table: itemgetter(*columns[1:]) for table, columns in COVERED.items()}
+
+
+def slot(table: str, number: str) -> str:
+    """SQL for the row number, in the table ``checksums``, of row ``number`` of ``table``."""
+    return f"{number} * {_STEP} + {TABLES.index(table)}"
+
+
+SELECT = {table: f"SELECT crc FROM checksums WHERE slot = {slot(table, '?')}" for table in TABLES}
+"""For each table: the query for the checksum of a row."""
 
 
 def checksum(table: str, row: Mapping[str, Any], *, is_sealed: bool) -> int:
@@ -36,6 +49,37 @@ def checksum(table: str, row: Mapping[str, Any], *, is_sealed: bool) -> int:
     return zlib.crc32(ascii((len(raw), others)).encode(), zlib.crc32(raw))
 
 
-def is_sound(table: str, row: Mapping[str, Any], *, is_sealed: bool) -> bool:
-    """Whether a row is as it was stored. A row without a checksum, of an earlier version, counts as sound."""
-    return row["crc"] is None or row["crc"] == checksum(table, row, is_sealed=is_sealed)
+def row_of(slot: int) -> tuple[str, int] | None:
+    """Table and row number of a slot; None if the slot is damaged."""
+    number, index = divmod(slot, _STEP)
+    return (TABLES[index], number) if index < len(TABLES) else None
+
+
+def read_checksum(db: sqlite3.Connection, table: str, number: int) -> int | None:
+    """The stored checksum of a row; None for a row of a version without checksums. :raises sqlite3.Error: it
+    can't be read."""
+    found = db.execute(SELECT[table], (number,)).fetchone()
+    return None if found is None else found[0]
+
+
+def write_checksum(db: sqlite3.Connection, table: str, number: int, crc: int | None) -> None:
+    """Stores the checksum of a row, after the row. :raises sqlite3.Error: the file can't be written."""
+    if crc is not None:
+        db.execute(f"INSERT OR REPLACE INTO checksums VALUES ({slot(table, '?')}, ?)", (number, crc))
+
+
+def remove_checksum(db: sqlite3.Connection, table: str, number: int) -> None:
+    """Removes the checksum of a row. :raises sqlite3.Error: the file can't be written."""
+    db.execute(f"DELETE FROM checksums WHERE slot = {slot(table, '?')}", (number,))
+
+
+def drop_orphans(db: sqlite3.Connection) -> None:
+    """Removes the checksums of rows that aren't there. :raises sqlite3.Error: the file can't be written."""
+    for index, table in enumerate(TABLES):
+        rows = f"SELECT id FROM {table}"
+        db.execute(f"DELETE FROM checksums WHERE slot % {_STEP} = {index} AND slot / {_STEP} NOT IN ({rows})")
+
+
+def is_sound(table: str, row: Mapping[str, Any], crc: int | None, *, is_sealed: bool) -> bool:
+    """Whether a row is as it was stored. ``crc``: its stored checksum. A row without one counts as sound."""
+    return crc is None or crc == checksum(table, row, is_sealed=is_sealed)

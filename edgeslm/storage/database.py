@@ -20,14 +20,14 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from edgeslm.config.schema import Config
 from edgeslm.errors import JournalError, plural
 from edgeslm.storage import set_aside, soundness
-from edgeslm.storage.checksum import checksum, is_sound
+from edgeslm.storage.checksum import SELECT, checksum, is_sound, write_checksum
 from edgeslm.storage.encryption import Seal, load_seal
 from edgeslm.storage.renewal import write_draft
 from edgeslm.storage.salvage import HEADER
@@ -69,6 +69,7 @@ class Database:
         self._unmended_at: float | None = None
         self._owed: tuple[str, tuple[Any, ...]] | None = None
         self._is_found_damaged = False
+        self._lacks_checksums = False
 
     def open(self) -> None:
         """Opens the file. A damaged file is renamed to a numbered copy, and its readable rows are written to
@@ -175,6 +176,9 @@ class Database:
         :raises JournalError: a write failed.
         """
         try:
+            if self._lacks_checksums:
+                create(self.opened)
+                self._lacks_checksums = False
             if self._owed is not None:
                 self.opened.execute(*self._owed)
                 self._owed = None
@@ -200,13 +204,31 @@ class Database:
         with self.writing() as db:
             db.execute("PRAGMA synchronous = FULL")
             try:
-                db.execute("BEGIN")
-                yield db
-                db.execute("COMMIT")
+                with self._transaction(db):
+                    yield db
             finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
                 db.execute("PRAGMA synchronous = NORMAL")
+
+    @contextmanager
+    def _transaction(self, db: sqlite3.Connection) -> Iterator[None]:
+        try:
+            db.execute("BEGIN")
+            yield
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+
+    def insert(self, table: str, row: Mapping[str, Any]) -> int:
+        """Inserts a row with its checksum. ``row``: values by column. :return: its row number.
+
+        :raises JournalError: the file can't be written.
+        """
+        statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+        with self.writing() as db, nullcontext() if db.in_transaction else self._transaction(db):
+            number = db.execute(statement, [*row.values()]).lastrowid or 0
+            write_checksum(db, table, number, checksum(table, row, is_sealed=self.is_sealed))
+        return number
 
     @property
     def damage(self) -> str | None:
@@ -218,13 +240,10 @@ class Database:
             told.append(f"The disk changed {rows} in the journal; look at this node's disk.")
         return " ".join(told) or None
 
-    def checksum(self, table: str, row: Mapping[str, Any]) -> int:
-        """The checksum of a row that is to be stored."""
-        return checksum(table, row, is_sealed=self.is_sealed)
-
-    def is_sound(self, table: str, row: Mapping[str, Any]) -> bool:
-        """Whether a row is as it was stored. An unsound row is counted for :attr:`damage`."""
-        if is_sound(table, row, is_sealed=self.is_sealed):
+    def is_sound(self, table: str, number: int, row: Mapping[str, Any]) -> bool:
+        """Whether row ``number`` is as it was stored. An unsound row is counted for :attr:`damage`."""
+        found = None if self._lacks_checksums else self.read(SELECT[table], number)
+        if is_sound(table, row, found and found[0], is_sealed=self.is_sealed):
             return True
         self.note_unsound(table)
         return False
@@ -287,7 +306,15 @@ class Database:
             raise sqlite3.DatabaseError(f"format {version}")
         if version:
             soundness.check_tables(db)
-        create(db)
+            self._check_mark(db)
+        try:
+            create(db)
+        except sqlite3.OperationalError as error:
+            if not version or error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            # Stored messages can be answered, which makes room; the next write tries it again.
+            log.warning("the journal gets no checksums yet (%s)", error)
+            self._lacks_checksums = True
         if version == 0:
             db.execute("INSERT INTO session SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM session)")
             db.execute(f"PRAGMA user_version = {FORMAT}")
@@ -314,7 +341,8 @@ class Database:
     def _check_mark(self, db: sqlite3.Connection) -> bool:
         """Whether the file has the encrypted text ``MARK``, which shows whether the key is right. :raises
         JournalError: the key is missing or wrong."""
-        row = db.execute("SELECT sealed FROM mark").fetchone()
+        has_marks = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
+        row = db.execute("SELECT sealed FROM mark").fetchone() if has_marks else None
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         or_remove = f"Or remove {self.file}, which loses stored answers and waiting messages."
         if is_sealed and self._seal is None:

@@ -92,7 +92,7 @@ def _digest(*parts: bytes) -> bytes:
 _SIZE = "coalesce(length(result), 0)"
 _AT = "coalesce(CAST(at AS REAL), 0.0)"
 """The time of a row; a number even if the row is damaged."""
-_ENTRY = f"CAST(key AS BLOB), {_AT}, coalesce(CAST(attempts AS INTEGER), 0), CAST(result AS BLOB), crc"
+_ENTRY = f"CAST(key AS BLOB), {_AT}, coalesce(CAST(attempts AS INTEGER), 0), CAST(result AS BLOB)"
 
 
 def row_bytes(result: int) -> int:
@@ -208,11 +208,11 @@ class Journal:
         found = self._database.read(f"SELECT {_ENTRY} FROM requests WHERE id = ?", row)
         if not found:
             return None
-        stored_key, at, attempts, result, crc = found
+        stored_key, at, attempts, result = found
         if result is None and not attempts:  # also after _blank() of an earlier version
             return JournalEntry(0, None)
-        values = {"key": stored_key, "attempts": attempts, "result": result, "crc": crc}
-        if not self._database.is_sound("requests", values):
+        values = {"key": stored_key, "attempts": attempts, "result": result}
+        if not self._database.is_sound("requests", row, values):
             self._index.drop(key)  # the request runs again
             return None
         if stored_key != key:
@@ -325,15 +325,8 @@ class Journal:
         result = entry.result
         if result is not None:
             result = self._database.sealed(result, place_of("requests", key))
-        crc = self._database.checksum("requests", {"key": key, "attempts": entry.lost, "result": result})
-        row = self._database.write(
-            "INSERT INTO requests (key, at, attempts, result, crc) VALUES (?, ?, ?, ?, ?)",
-            key,
-            self._database.now,
-            entry.lost,
-            result,
-            crc,
-        )
+        columns = {"key": key, "at": self._database.now, "attempts": entry.lost, "result": result}
+        row = self._database.insert("requests", columns)
         self._index.put(key, row)
         self._bytes += row_bytes(len(result or b""))
         if row % PRUNE_EVERY == 0 or self._bytes > self._limit_bytes:
@@ -385,5 +378,5 @@ class Journal:
             return
         old = "WHERE result IS NOT NULL AND at <= ?"
         sizes = db.execute(f"SELECT {_SIZE} FROM requests {old}", (self._oldest,)).fetchall()
-        db.execute(f"UPDATE requests SET result = NULL, attempts = 0, crc = NULL {old}", (self._oldest,))
+        db.execute(f"UPDATE requests SET result = NULL, attempts = 0 {old}", (self._oldest,))
         self._bytes -= sum(row_bytes(size) - row_bytes(0) for (size,) in sizes)

@@ -13,11 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm.errors import JournalError
-from edgeslm.storage.checksum import is_sound
+from edgeslm.storage.checksum import checksum, is_sound
 from edgeslm.storage.database import Database
-from edgeslm.storage.renewal import MESSAGES, Columns, Salvaged, add_row, damaged_file, messages_of
+from edgeslm.storage.renewal import (
+    MESSAGES,
+    Columns,
+    Salvaged,
+    add_row,
+    checksums_of,
+    damaged_file,
+    messages_of,
+)
 from edgeslm.storage.schema import place_of
 from edgeslm.storage.set_aside import read_taken, write_taken
+
+_Row = tuple[str, int, Columns, int | None]
+"""Table, row number in the damaged file, columns, checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,10 @@ def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recov
     known = sealed = 0
     try:
         with damaged_file(copy) as damaged:
+            stored: dict[tuple[str, int], int | None] = {}
+            for table, number, crc in checksums_of(damaged, MESSAGES):
+                is_clear = stored.setdefault((table, number), crc) == crc
+                stored[table, number] = crc if is_clear else None  # see renewal
             for table, number, columns in messages_of(damaged, salvaged):
                 if number in taken.get(table, ()):
                     known += 1
@@ -56,10 +71,14 @@ def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recov
     rows = []
     for table, number, columns in found:
         columns["at"] = database.now - (last - _age(columns))
-        if _seal(database, table, columns, is_sealed=salvaged.is_sealed):
-            rows.append((table, number, columns))
-        else:
+        kept = stored.get((table, number))
+        is_whole = kept is not None and is_sound(table, columns, kept, is_sealed=salvaged.is_sealed)
+        if not _seal(database, table, columns, is_sealed=salvaged.is_sealed):
             sealed += 1
+            continue
+        if is_whole:
+            kept = checksum(table, columns, is_sealed=database.is_sealed)
+        rows.append((table, number, columns, kept))
     if rows and not dry_run:
         _add(database, rows)
         numbers = {table: [*taken.get(table, ()), *_numbers(rows, table)] for table in MESSAGES}
@@ -68,14 +87,14 @@ def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recov
     return Recovered(fed, known, salvaged.unreadable, sealed)
 
 
-def _add(database: Database, rows: Iterable[tuple[str, int, Columns]]) -> None:
+def _add(database: Database, rows: Iterable[_Row]) -> None:
     with database.synced() as db:
-        for table, _, columns in rows:
-            add_row(db, table, columns)
+        for table, _, columns, crc in rows:
+            add_row(db, table, columns, crc)
 
 
-def _numbers(rows: Iterable[tuple[str, int, Columns]], table: str) -> Iterable[int]:
-    return (number for name, number, _ in rows if name == table)
+def _numbers(rows: Iterable[_Row], table: str) -> Iterable[int]:
+    return (number for name, number, *_ in rows if name == table)
 
 
 def _age(columns: Columns) -> float:
@@ -97,8 +116,5 @@ def _seal(database: Database, table: str, columns: Columns, *, is_sealed: bool) 
             return False
         return database.is_sealed
     if database.is_sealed:
-        was_sound = columns["crc"] is not None and is_sound(table, columns, is_sealed=False)
         columns[column] = database.sealed(raw, place)
-        if was_sound:
-            columns["crc"] = database.checksum(table, columns)
     return True

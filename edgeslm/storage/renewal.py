@@ -12,22 +12,24 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeslm.storage.atomic_json import sync
-from edgeslm.storage.salvage import ANY, BLOB, CHECKSUM, INTEGER, NUMBER, TEXT, DamagedFile, Value
+from edgeslm.storage.checksum import drop_orphans, read_checksum, remove_checksum, row_of, write_checksum
+from edgeslm.storage.salvage import ANY, BLOB, INTEGER, NUMBER, TEXT, DamagedFile, Value
 from edgeslm.storage.schema import CLOCK_END_S, COLUMNS, FORMAT, PAGE_BYTES, SEALED_FORMAT, create
 from edgeslm.storage.set_aside import draft_of
 
 log = logging.getLogger("edgeslm.storage")
 
 SHAPES = {
-    "requests": (NUMBER, BLOB, ANY, ANY, (bytes, type(None)), CHECKSUM),
-    "spool": (NUMBER, ANY, ANY, TEXT, BLOB, ANY, ANY, ANY, ANY, ANY, ANY, CHECKSUM),
-    "windows": (NUMBER, TEXT, TEXT, ANY, ANY, ANY, ANY, ANY, (str, bytes, type(None)), CHECKSUM),
+    "requests": (NUMBER, BLOB, ANY, ANY, (bytes, type(None))),
+    "spool": (NUMBER, ANY, ANY, TEXT, BLOB, ANY, ANY, ANY, ANY, ANY, ANY),
+    "windows": (NUMBER, TEXT, TEXT, ANY, ANY, ANY, ANY, ANY, (str, bytes, type(None))),
+    "checksums": (NUMBER, INTEGER),
     "session": (INTEGER,),
     "mark": (BLOB,),
     "sequence": (TEXT, INTEGER),
@@ -110,6 +112,14 @@ def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str,
     salvaged.unreadable = damaged.unreadable
 
 
+def checksums_of(damaged: DamagedFile, tables: Collection[str]) -> Iterator[tuple[str, int, int]]:
+    """Yields the stored checksums of rows of ``tables``: table, row number, checksum."""
+    for table, (slot, values) in damaged.rows():
+        place = row_of(slot) if table == "checksums" else None
+        if place is not None and place[0] in tables and 0 < place[1] < _HIGHEST:
+            yield *place, int(values[1])  # type: ignore[arg-type]
+
+
 def write_draft(file: Path) -> Salvaged:
     """Writes and syncs the draft of a new journal from the readable rows of ``file``.
 
@@ -136,6 +146,7 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
     create(db)
     salvaged = Salvaged()
     db.execute("BEGIN")
+    _take_checksums(db, damaged, MESSAGES)
     misplaced = []
     for table, number, columns in messages_of(damaged, salvaged):
         if _put(db, table, number, columns):
@@ -143,7 +154,7 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
         else:
             misplaced.append((table, number, columns))
     for table, number, columns in misplaced:  # last, since they get new numbers
-        add_row(db, table, columns)
+        add_row(db, table, columns, read_checksum(db, table, number))
         salvaged.taken[table].append(number)
     now = time.time()
     for table in MESSAGES:
@@ -161,21 +172,35 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
     try:
         db.execute("BEGIN")
         _take_answers(db, damaged, salvaged)
+        _take_checksums(db, damaged, {"requests"})
         db.execute("COMMIT")
     except sqlite3.OperationalError as error:
         log.warning("the new journal leaves out answers (%s)", error)
         salvaged.answers = 0
         db.execute("ROLLBACK")
+    drop_orphans(db)
     return salvaged
+
+
+def _take_checksums(db: sqlite3.Connection, damaged: DamagedFile, tables: Collection[str]) -> None:
+    """Copies checksums. If a row has two different ones, the number of one is damaged: neither is kept."""
+    unclear = set()
+    for table, number, crc in checksums_of(damaged, tables):
+        if (known := read_checksum(db, table, number)) is None:
+            write_checksum(db, table, number, crc)
+        elif known != crc:
+            unclear.add((table, number))
+    for table, number in unclear:
+        remove_checksum(db, table, number)
 
 
 def _take_answers(db: sqlite3.Connection, damaged: DamagedFile, salvaged: Salvaged) -> None:
     for table, (number, values) in damaged.rows():
         if table == "requests" and 0 < number < _HIGHEST:
-            key, at, attempts, result, crc = values[1:]
+            key, at, attempts, result = values[1:]
             attempts = attempts if isinstance(attempts, int) else 1
-            row = (number, key, _time(at, 0.0, CLOCK_END_S), attempts, result, crc)
-            insert = f"INSERT OR IGNORE INTO requests (id, {_ANSWER}) VALUES (?, ?, ?, ?, ?, ?)"
+            row = (number, key, _time(at, 0.0, CLOCK_END_S), attempts, result)
+            insert = f"INSERT OR IGNORE INTO requests (id, {_ANSWER}) VALUES (?, ?, ?, ?, ?)"
             salvaged.answers += db.execute(insert, row).rowcount
 
 
@@ -193,13 +218,14 @@ def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> b
     return bool(there[0] == columns[text])  # True for a page that is twice in the file
 
 
-def add_row(db: sqlite3.Connection, table: str, columns: Columns) -> None:
-    """Inserts a row with a new row number. If another row has the same key, the new row is inserted without a
-    key."""
+def add_row(db: sqlite3.Connection, table: str, columns: Columns, crc: int | None) -> None:
+    """Inserts a row and its checksum with a new row number. If another row has the same key, the new row is
+    inserted without a key."""
     if columns["key"] and db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (columns["key"],)).fetchone():
         columns = {**columns, "key": None}
     insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES (?{', ?' * (len(columns) - 1)})"
-    db.execute(insert, tuple(columns.values()))
+    number = db.execute(insert, tuple(columns.values())).lastrowid or 0
+    write_checksum(db, table, number, crc)
 
 
 def _repaired(table: str, values: tuple[Value, ...], at: float) -> Columns:

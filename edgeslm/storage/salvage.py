@@ -37,8 +37,6 @@ INTEGER: Kind = (int,)
 TEXT: Kind = (str,)
 BLOB: Kind = (bytes,)
 ANY: Kind = (object,)
-CHECKSUM: Kind = (int, type(None))
-"""Type of the last column of some tables, which is missing in rows of versions up to 0.2.0."""
 
 
 class DamagedFile:
@@ -93,17 +91,16 @@ class DamagedFile:
     def _leaf(self, page: bytes, start: int) -> Iterator[tuple[str, Row]]:
         count = int.from_bytes(page[start + 3 : start + 5], "big")
         for place in range(start + 8, min(start + 8 + 2 * count, len(page) - 1), 2):
-            cell = int.from_bytes(page[place : place + 2], "big")
+            # The upper bits are always 0; SQLite ignores damage to them, too.
+            cell = int.from_bytes(page[place : place + 2], "big") % self._page_bytes
             try:
                 row = self._cell(page, cell)
             except (ValueError, IndexError, struct.error):
                 self.unreadable += 1
                 continue
-            number, values = row
             for table, kinds in self._shapes.items():
-                whole = (*values, None) if kinds[-1] is CHECKSUM and len(values) < len(kinds) else values
-                if _fits(whole, kinds):
-                    yield table, (number, whole)
+                if _fits(row[1], kinds):
+                    yield table, row
                     break
             # Rows of SQLite's internal tables match none.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from edgeslm.storage.checksum import COVERED, slot
+
 FORMAT = 1
 SEALED_FORMAT = 2
 """Format of a file with encrypted texts; versions of edgeslm without encryption refuse such a file."""
@@ -53,16 +55,28 @@ CREATE TABLE IF NOT EXISTS windows (
 CREATE INDEX IF NOT EXISTS windows_of ON windows (route, topic, batch);
 CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
 """
+CHECKSUMS = "\n".join(
+    (
+        "CREATE TABLE IF NOT EXISTS checksums (slot INTEGER PRIMARY KEY, crc INTEGER NOT NULL);",
+        *(
+            f"CREATE TRIGGER IF NOT EXISTS {table}_{event[:6].lower()} AFTER {event} ON {table} "
+            f"BEGIN DELETE FROM checksums WHERE slot = {slot(table, 'old.id')}; END;"
+            for table, columns in COVERED.items()
+            for event in ("DELETE", f"UPDATE OF {', '.join(columns)}")
+        ),
+    )
+)
+"""Versions up to 0.2.0 made no checksums. They are in a table of their own because 0.2.0 takes a table with
+another column for damaged; the triggers remove those of rows that 0.2.0 changes or deletes."""
 COLUMNS = {
-    "requests": ("key", "at", "attempts", "result", "crc"),
+    "requests": ("key", "at", "attempts", "result"),
     "spool": (
         *("key", "at", "topic", "payload", "retain", "response_topic", "correlation", "expiry_s", "size"),
-        *("identifiers", "crc"),
+        "identifiers",
     ),
-    "windows": ("route", "topic", "batch", "key", "at", "received", "name", "text", "crc"),
+    "windows": ("route", "topic", "batch", "key", "at", "received", "name", "text"),
 }
-"""Columns of each table in file order, without the row number. Versions up to 0.2.0 made the tables without
-``crc``, the checksum of a row; in their rows it is NULL. 0.1.0 can use the tables with it, 0.2.0 can't."""
+"""Columns of each table in file order, without the row number."""
 
 SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
 """For each table with encrypted texts: the table's name, the column of the encrypted text, and the column
@@ -70,12 +84,8 @@ whose value is passed to :func:`place_of`."""
 
 
 def create(db: sqlite3.Connection) -> None:
-    """Creates missing tables, and adds missing columns to tables of earlier versions. :raises sqlite3.Error:
-    the file can't be written."""
-    db.executescript(TABLES)
-    for table in COLUMNS:
-        if not db.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = 'crc'", (table,)).fetchone():
-            db.execute(f"ALTER TABLE {table} ADD COLUMN crc INTEGER")
+    """Creates missing tables and triggers. :raises sqlite3.Error: the file can't be written."""
+    db.executescript(f"BEGIN; {TABLES} {CHECKSUMS} COMMIT;")
 
 
 def place_of(table: str, about: bytes | str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-from edgeslm.storage.checksum import COVERED, checksum, is_sound
+from edgeslm.storage.checksum import COVERED, checksum, is_sound, read_checksum, write_checksum
 from edgeslm.storage.encryption import Seal
 from edgeslm.storage.schema import MARK, SEALED, SEALED_FORMAT, place_of
 
@@ -20,17 +20,18 @@ def seal_all(db: sqlite3.Connection, seal: Seal) -> None:
     for table, column, place in () if was_sealed else SEALED:
         numbers = db.execute(f"SELECT id FROM {table} WHERE {column} IS NOT NULL").fetchall()
         for (number,) in numbers:
-            names = (*COVERED[table], "crc")
+            names = COVERED[table]
             query = f"SELECT {', '.join(names)} FROM {table} WHERE id = ?"
             row = dict(zip(names, db.execute(query, (number,)).fetchone(), strict=True))
             text = row[column] if isinstance(row[column], bytes) else str(row[column]).encode()
             if fits_key(seal, text, place_of(table, row[place])):
                 continue
-            if row["crc"] is not None and is_sound(table, row, is_sealed=False):
-                row["crc"] = checksum(table, row, is_sealed=True)
-            row[column] = seal.close(text, place_of(table, row[place]))
-            values = row[column], row["crc"], number
-            db.execute(f"UPDATE {table} SET {column} = ?, crc = ? WHERE id = ?", values)
+            crc = read_checksum(db, table, number)
+            if crc is not None and is_sound(table, row, crc, is_sealed=False):
+                crc = checksum(table, row, is_sealed=True)
+            values = seal.close(text, place_of(table, row[place])), number
+            db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", values)
+            write_checksum(db, table, number, crc)
     db.execute("INSERT INTO mark VALUES (?)", (seal.close(MARK, MARK),))
     db.execute(f"PRAGMA user_version = {SEALED_FORMAT}")
     db.execute("COMMIT")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from edgeslm.storage.schema import CLOCK_END_S, TABLES, create
+from edgeslm.storage.schema import CLOCK_END_S, create
 
 log = logging.getLogger("edgeslm.storage")
 
@@ -23,6 +23,8 @@ CHECK_S = 2.0
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
 """Integrity checks of the tables that hold messages. The checks include the tables' indexes, since a message
 missing from an index is never found."""
+_FIRST = (b"session", b"requests", b"spool", b"windows", b"sqlite_sequence")
+"""Tables that every version creates."""
 _READ_FAULTS = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
@@ -92,16 +94,15 @@ def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
 
 
 def check_tables(db: sqlite3.Connection) -> None:
-    """:raises sqlite3.DatabaseError: a table has another schema, or is missing and would be created empty."""
+    """:raises sqlite3.DatabaseError: a table or trigger has another schema, or a table that every version
+    creates is missing."""
     with closing(sqlite3.connect(":memory:")) as fresh:
         columns = "CAST(name AS BLOB), CAST(sql AS BLOB)"  # a damaged text may be invalid UTF-8
-        query = f"SELECT {columns} FROM sqlite_master WHERE type = 'table' AND name != 'mark'"
-        fresh.executescript(TABLES)
-        earlier = dict(fresh.execute(query).fetchall())
+        query = f"SELECT {columns} FROM sqlite_master WHERE type IN ('table', 'trigger')"
         create(fresh)
         found = dict(db.execute(query).fetchall())
         for name, sql in fresh.execute(query):
-            if found.get(name) not in (sql, earlier[name]):
+            if found.get(name, None if name in _FIRST else sql) != sql:
                 raise sqlite3.DatabaseError("its tables are not those that were made")
 
 

@@ -90,10 +90,7 @@ class Spool:
             "size": delivery.size,
             "identifiers": json.dumps(delivery.identifiers),
         }
-        row["crc"] = self._database.checksum("spool", row)
-        marks = ", ".join("?" * len(row))
-        done = db.execute(f"INSERT INTO spool ({', '.join(row)}) VALUES ({marks})", [*row.values()])
-        return int(done.lastrowid or 0)
+        return self._database.insert("spool", row)
 
     def next(self, after: int) -> Spooled | Damaged | None:
         """The oldest message after number ``after``, with its expiry reduced by its time in the spool.
@@ -107,7 +104,7 @@ class Spool:
                 log.error("message %d of the spool can't be read; it is left there, unanswered", after)
                 continue
             row = dict(zip(COLUMNS["spool"], rows[0], strict=True))
-            if not self._database.is_sound("spool", row):
+            if not self._database.is_sound("spool", after, row):
                 return self._damaged(after, row)
             try:
                 return Spooled(after, row["key"], self._read(after, row))

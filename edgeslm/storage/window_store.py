@@ -90,9 +90,7 @@ class Windows:
             "name": message.id,
             "text": self._sealed(message),
         }
-        row["crc"] = self._database.checksum("windows", row)
-        marks = ", ".join("?" * len(row))
-        db.execute(f"INSERT INTO windows ({', '.join(row)}) VALUES ({marks})", [*row.values()])
+        self._database.insert("windows", row)
         return True
 
     def _sealed(self, message: Gathered) -> str | bytes:
@@ -100,9 +98,9 @@ class Windows:
         kept = self._database.sealed(raw, place_of("windows", message.window[1]))
         return message.text if kept is raw else kept
 
-    def _text(self, row: dict[str, Any]) -> str | None:
-        """The text of a row; None if the row isn't as it was stored."""
-        if not self._database.is_sound("windows", row):
+    def _text(self, number: int, row: dict[str, Any]) -> str | None:
+        """The text of row ``number``; None if the row isn't as it was stored."""
+        if not self._database.is_sound("windows", number, row):
             return None
         kept = row["text"]
         if isinstance(kept, str) and not self._database.is_sealed:
@@ -145,15 +143,15 @@ class Windows:
     def read(self, window: WindowName, batch: int) -> list[Gathered]:
         """The messages of a closed window, in order; without those that aren't as they were stored."""
         rows = self._database.all_rows(
-            "SELECT name, text, received, crc FROM windows "
+            "SELECT id, name, text, received FROM windows "
             "WHERE route = ? AND topic = ? AND batch = ? AND text IS NOT NULL ORDER BY id",
             *window,
             batch,
         )
         found = []
-        for name, kept, received, crc in rows:
+        for number, name, kept, received in rows:
             row = dict(zip(("route", "topic"), window, strict=True))
-            text = self._text({**row, "name": name, "text": kept, "received": received, "crc": crc})
+            text = self._text(number, {**row, "name": name, "text": kept, "received": received})
             if text is not None:
                 found.append(Gathered(window, name, text, received))
         return found

@@ -1,10 +1,12 @@
-"""Disks without room."""
+"""Disks without room, and disks that flip bits."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 from collections.abc import Iterator
+
+from edgeslm.storage.database import Database
 
 
 @contextlib.contextmanager
@@ -16,3 +18,13 @@ def files_end_at(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def flip(database: Database, statement: str) -> None:
+    """Changes rows of a journal beneath it, as a disk does that flips bits: their checksums stay."""
+    triggers = database.all_rows("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    for name, _ in triggers:
+        database.write(f"DROP TRIGGER {name}")
+    database.write(statement)
+    for _, sql in triggers:
+        database.write(sql)

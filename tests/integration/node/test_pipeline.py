@@ -15,6 +15,7 @@ from edgeslm.storage.database import Database
 from edgeslm.storage.spool import Spool
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
+from tests.support.disks import flip
 from tests.support.fakes import make_delivery
 from tests.support.nodes import BASE, FAKE_RUN, TASKS, Node, NodeProcess, fake_configuration
 
@@ -406,7 +407,7 @@ def test_a_spooled_message_that_the_disk_changed_is_reported_dead(broker: Mosqui
     spool = Spool(database, limit_bytes=10_000_000)
     one, two = (make_delivery(b"read", correlation=name, response_topic=REPLY) for name in (b"1", b"2"))
     spool.add([(one, None), (two, None)])
-    database.write("UPDATE spool SET payload = CAST('read!' AS BLOB) WHERE id = 1")
+    flip(database, "UPDATE spool SET payload = CAST('read!' AS BLOB) WHERE id = 1")
     database.close()
     configuration = fake_configuration(broker.url, tmp_path)
     with App(broker.port, REPLY, f"{BASE}/dead") as app, Node(tmp_path, configuration) as node:

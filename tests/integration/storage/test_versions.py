@@ -1,4 +1,4 @@
-"""From one version to the next, and back: a state folder of version 0.1.0 loses nothing.
+"""From one version to the next, and back: a state folder of version 0.1.0 loses nothing, nor one of 0.2.0.
 
 ``tests/support/old_state/0.1.0`` was made by the code of that version (``tests/support/old_state/make.py``).
 """
@@ -19,7 +19,8 @@ import pytest
 
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
-from edgeslm.storage.spool import Spool
+from edgeslm.storage.journal import Journal, JournalEntry
+from edgeslm.storage.spool import Spool, Spooled
 from edgeslm.storage.window_store import Gathered, Windows
 from tests.support.apps import App
 from tests.support.benchmarks.scripts import load_scripts
@@ -36,9 +37,14 @@ ReadWithOldCode = Callable[[Path], subprocess.CompletedProcess[str]]
 READ = """
 import json, sys
 from pathlib import Path
-from edgeslm.bus.database import Database
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Windows
+try:  # version 0.2.0
+    from edgeslm.storage.database import Database
+    from edgeslm.storage.spool import Spool
+    from edgeslm.storage.window_store import Windows
+except ModuleNotFoundError:
+    from edgeslm.bus.database import Database
+    from edgeslm.bus.spool import Spool
+    from edgeslm.bus.windows import Windows
 database = Database(Path(sys.argv[1]))
 database.open()
 spool, last, found = Spool(database, limit_bytes=10**7), 0, {"spool": [], "windows": []}
@@ -48,6 +54,12 @@ while (one := spool.next(last)) is not None:
 windows = Windows(database)
 for window in windows.stored():
     found["windows"] += [one.text for one in windows.read(window.window, window.batch)]
+if "queued 0" in found["spool"]:
+    spool.remove(spool.next(0).id)
+    with database.writing() as db:
+        # Its number is used again.
+        db.execute("DELETE FROM requests WHERE id = (SELECT max(id) FROM requests)")
+        db.execute("INSERT INTO requests (key, at, attempts, result) VALUES (?, 1.0, 1, x'01')", (b"o" * 16,))
 database.close()
 print(json.dumps(found))
 """
@@ -59,12 +71,12 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-@pytest.fixture
-def read_with_old_code(tmp_path: Path) -> ReadWithOldCode:
-    """Reads a journal with the code of version 0.1.0, where git has it."""
+@pytest.fixture(params=["FIRST", "SECOND"])
+def read_with_old_code(tmp_path: Path, request: pytest.FixtureRequest) -> ReadWithOldCode:
+    """Reads a journal with the code of version 0.1.0 or 0.2.0, where git has it; then writes to it."""
     versions = load_scripts("versions")["versions"]
     try:
-        old = versions.version_in(versions.unpack(tmp_path / "old"))
+        old = versions.version_in(versions.unpack(tmp_path / "old", getattr(versions, request.param)))
     except versions.NoHistory as error:
         pytest.skip(str(error))
 
@@ -114,6 +126,12 @@ def test_a_node_takes_over_a_state_folder_of_0_1_0_under_load(
         assert Windows(database).stored() == []
 
 
+def open_journal(database: Database) -> Journal:
+    journal = Journal(database, window_s=10**6, limit_bytes=10**7)
+    journal.open()
+    return journal
+
+
 def test_what_the_new_version_wrote_the_old_one_reads(
     state: Path, read_with_old_code: ReadWithOldCode
 ) -> None:
@@ -122,11 +140,26 @@ def test_what_the_new_version_wrote_the_old_one_reads(
         database.open()
         Spool(database, limit_bytes=10**7).add([(make_delivery(b"of the new version"), None)])
         Windows(database).add([Gathered(HALL, "new", "of the new version", 1.0)])
+        journal = open_journal(database)
+        for key in (b"n" * 16, b"l" * 16):
+            journal.finish(key, 0, b"of the new version")
+        journal.close()
     done = read_with_old_code(file)
     assert done.returncode == 0, done.stderr
+    assert "damage" not in done.stderr and sorted(state.glob("*damaged*")) == []
     found = json.loads(done.stdout)
     assert found["spool"] == [*(f"queued {number}" for number in range(6)), "of the new version"]
     assert {*found["windows"]} >= {"of the new version", *(f"gathered {number}" for number in range(4))}
+    with closing(Database(file)) as database:
+        database.open()
+        spooled = Spool(database, limit_bytes=10**7).next(1)
+        assert isinstance(spooled, Spooled) and spooled.delivery.payload == b"queued 1"
+        journal = open_journal(database)
+        kept = [journal.find(key) for key in (b"n" * 16, b"l" * 16, b"o" * 16)]
+        assert kept == [JournalEntry(0, b"of the new version"), None, JournalEntry(1, b"\1")]
+        assert Windows(database).read(HALL, 0)[-1].text == "of the new version"
+        journal.close()
+        assert database.damage is None
 
 
 def test_what_the_new_version_salvaged_the_old_one_reads(

@@ -18,7 +18,7 @@ import pytest
 
 from edgeslm.errors import JournalError
 from edgeslm.storage import database as database_module
-from edgeslm.storage.checksum import COVERED, is_sound
+from edgeslm.storage.checksum import COVERED, is_sound, read_checksum
 from edgeslm.storage.database import Database
 from edgeslm.storage.encryption import Seal
 from edgeslm.storage.journal import Journal
@@ -27,6 +27,7 @@ from edgeslm.storage.schema import PAGE_BYTES
 from edgeslm.storage.set_aside import MOST, copies
 from edgeslm.storage.spool import Spool, Spooled
 from edgeslm.storage.window_store import Gathered, Windows
+from tests.support.disks import flip
 from tests.support.fakes import FakeClock, make_delivery, make_key
 
 NAME = "journal-hall.sqlite"
@@ -131,18 +132,19 @@ def readable(folder: Path, seal: Seal | None) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     with closing(sqlite3.connect(folder / NAME)) as db:
         for table, text in (("spool", "payload"), ("windows", "text")):
-            names = (*COVERED[table], "crc")
-            query = f"SELECT {', '.join(names)} FROM {table}"
+            names = COVERED[table]
+            query = f"SELECT {', '.join(names)}, id FROM {table}"
             single: list[tuple[str, tuple[int | bytes, ...]]]
             single = [(f"{query} WHERE id = ?", (number,)) for number in range(1, ROWS + 1)]
             keys = [make_key((5000 if table == "windows" else 0) + number) for number in range(ROWS)]
             single += [(f"{query} WHERE key = ?", (key,)) for key in keys]
             for statement, values in [(query, ()), (f"{query} ORDER BY id DESC", ()), *single]:
-                with suppress(sqlite3.Error):
+                with suppress(sqlite3.Error, UnicodeDecodeError):
                     for one in db.execute(statement, values):
-                        row = dict(zip(names, one, strict=True))
-                        with suppress(ValueError, AttributeError, TypeError):
-                            if row["crc"] is not None and is_sound(table, row, is_sealed=seal is not None):
+                        row = dict(zip(names, one[:-1], strict=True))
+                        with suppress(ValueError, AttributeError, TypeError, sqlite3.Error):
+                            crc = read_checksum(db, table, one[-1])
+                            if crc is not None and is_sound(table, row, crc, is_sealed=seal is not None):
                                 found.add((table, text_in(table, row[text], row["topic"], seal)))
     wanted = {(table, text_of(number)) for table in ("spool", "windows") for number in range(ROWS)}
     return found & wanted
@@ -308,7 +310,7 @@ def test_a_power_cut_between_the_steps_of_setting_aside_loses_nothing(
 
 def test_a_text_that_is_no_utf_8_any_more_is_left_out_and_costs_no_other_one(plain: Path) -> None:
     with closing(open_database(plain)) as database:
-        database.write("UPDATE windows SET text = CAST(x'ff61' AS TEXT) WHERE id = 5")
+        flip(database, "UPDATE windows SET text = CAST(x'ff61' AS TEXT) WHERE id = 5")
         found = {text for table, text in there(database) if table == "windows"}
         assert len(found) == ROWS - 1
         assert (

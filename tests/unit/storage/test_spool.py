@@ -7,6 +7,7 @@ import pytest
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
 from edgeslm.storage.spool import Damaged, Spool, Spooled
+from tests.support.disks import flip
 from tests.support.fakes import FakeClock, make_delivery
 
 KEY = b"k" * 16
@@ -84,7 +85,7 @@ def test_a_message_that_the_disk_changed_is_damaged_and_the_others_are_not(
     spool: Spool, database: Database, damage: str
 ) -> None:
     spool.add([(make_delivery(text, expiry_s=9), None) for text in (b"one", b"two", b"three")])
-    database.write(f"UPDATE spool SET {damage} WHERE id < 3")
+    flip(database, f"UPDATE spool SET {damage} WHERE id < 3")
     found = [spool.next(number) for number in range(3)]
     assert [type(one) for one in found] == [Damaged, Damaged, Spooled]
     assert isinstance(found[2], Spooled) and found[2].delivery.payload == b"three"
@@ -97,7 +98,8 @@ def test_a_message_of_an_earlier_version_has_no_checksum(
     spool: Spool, database: Database, damage: str
 ) -> None:
     spool.add([(make_delivery(text, expiry_s=9), None) for text in (b"one", b"two")])
-    database.write("UPDATE spool SET crc = NULL, payload = x'00'")
+    database.write("DELETE FROM checksums")
+    database.write("UPDATE spool SET payload = x'00'")
     database.write(f"UPDATE spool SET {damage} WHERE id = 1")
     assert isinstance(spool.next(0), Damaged)
     found = spool.next(1)
@@ -110,7 +112,7 @@ def test_a_damaged_message_is_named_by_what_is_left_of_it(spool: Spool, database
         make_delivery(b"plain", correlation=b"\x01\x02"),
     ]
     spool.add([(one, None) for one in deliveries])
-    database.write("UPDATE spool SET size = size + 1")
+    flip(database, "UPDATE spool SET size = size + 1")
     topic = deliveries[0].topic
     assert [spool.next(number) for number in range(2)] == [
         Damaged(1, "7", topic, "to"),
