@@ -15,12 +15,12 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture
-def old_tree(tmp_path: Path) -> Path:
-    """The code of version 0.1.0, where git has it."""
+@pytest.fixture(params=["FIRST", "SECOND"])
+def old_tree(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The code of version 0.1.0 or 0.2.0, where git has it."""
     versions = load_scripts("versions")["versions"]
     try:
-        return Path(versions.unpack(tmp_path / "old"))
+        return Path(versions.unpack(tmp_path / "old", getattr(versions, request.param)))
     except versions.NoHistory as error:
         pytest.skip(str(error))
 
