@@ -13,6 +13,7 @@ from edgeslm.storage.database import RETRY_S, Database
 from edgeslm.storage.window_store import Windows
 from edgeslm.telemetry.health import Meter
 from tests.support.apps import WAIT_S
+from tests.support.disks import flip
 from tests.support.fakes import FakeClock, make_key
 
 TOPIC = "hall/digest"
@@ -289,7 +290,7 @@ def test_a_message_that_the_disk_changed_counts_as_dropped(database: Database) -
     async def main() -> None:
         hall = Hall(database, Window(last=3, most=3))
         await hall.added("one", "two")
-        database.write("UPDATE windows SET text = 'twa' WHERE text = 'two'")
+        flip(database, "UPDATE windows SET text = 'twa' WHERE text = 'two'")
         await hall.added("three")
         assert hall.digests == [(TOPIC, ["one", "three"], 1)]
         assert hall.dropped == ["damaged"]
