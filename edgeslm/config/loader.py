@@ -16,12 +16,14 @@ from pydantic import ValidationError
 
 from edgeslm.config import yaml_source
 from edgeslm.config.diagnostics import problems_of, read_text, sentence_of
+from edgeslm.config.names import Names
 from edgeslm.config.remote_stages import ChatServer, RemoteStage
 from edgeslm.config.route_sections import Route
+from edgeslm.config.route_validation import UNKNOWN_FILTER
 from edgeslm.config.schema import Config, Knowledge, Task
 from edgeslm.config.sections import Broker, Section
 from edgeslm.config.task_kinds import LEARNABLE, Kind
-from edgeslm.config.validation import UNKNOWN_FILTER, Names, inconsistencies
+from edgeslm.config.validation import inconsistencies
 from edgeslm.config.yaml_source import YamlDocument, YamlProblem, read_document
 
 __all__ = [

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from edgeslm.config.fields import MaxRate, Name, TopicFilter, WindowField
 from edgeslm.config.remote_stages import Pattern
 from edgeslm.config.sections import Section
+
+EXACT_KINDS: Final = frozenset(get_args(Pattern))
+"""Kinds of data that have an exact form; all others need a model."""
+RedactedKind = Annotated[str, StringConstraints(pattern=r"^\w+(?:[ _-]\w+)*$", max_length=64)]
+"""A kind of data in the words that a zero-shot model reads, such as ``street address``."""
 
 
 class Route(Section):
@@ -60,12 +65,29 @@ class Route(Section):
         description="Publishes a digest per window: `{last: 50}`, `{every: 15 min}` or `{on: TOPIC}`; "
         "`most` limits the last two",
     )
-    redact: tuple[Pattern, ...] = Field(
+    redact: tuple[RedactedKind, ...] = Field(
         default=(),
         max_length=32,
         description="What is replaced in messages before the task, the collection and the window get them: "
-        "`email`, `phone`, `iban`, `card`, `ip`, `mac`, `url`, `number` (four digits and more)",
+        "`email`, `phone`, `iban`, `card`, `ip`, `mac`, `url`, `number` (four digits and more); "
+        "with `redact_model` also others, such as `person`",
+    )
+    redact_model: Name | None = Field(
+        default=None,
+        description="Model that finds the kinds of `redact` without an exact form: a zero-shot encoder of "
+        "kind `gliner`",
+    )
+    redact_threshold: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Lowest probability of what `redact_model` finds; default: the model's own",
     )
     accept_retained: bool = Field(
         default=False, description="Also reads retained messages, which the broker repeats at every start"
     )
+
+    @property
+    def named_kinds(self) -> tuple[str, ...]:
+        """The kinds of ``redact`` that ``redact_model`` finds."""
+        return tuple(kind for kind in self.redact if kind not in EXACT_KINDS)

@@ -1,26 +1,22 @@
 """Checks that the keys of a configuration fit each other, after each section was validated on its own.
 
-Finds unknown names, keys that don't apply to a kind, invalid JSON Schemas, templates that don't compile, and
-routes that form a loop. Pure: opens no file and no connection.
+Finds unknown names, keys that don't apply to a kind, and invalid JSON Schemas. Pure: opens no file and no
+connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from edgeslm.config.json_schemas import schema_faults
+from edgeslm.config.names import Fault, Names, near
 from edgeslm.config.network_validation import network_faults
 from edgeslm.config.remote_stages import RemoteStage, remote_faults
-from edgeslm.config.route_sections import Route
+from edgeslm.config.route_validation import route_faults
 from edgeslm.config.schema import LEARNED, NODE_STAGE, Config, Task
 from edgeslm.config.sections import Pool, Rollouts
 from edgeslm.config.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.config.yaml_source import Path
-from edgeslm.errors import TemplateError
-from edgeslm.protocol.topic_filters import NODE_CHANNELS, overlap, topic_name_fault
-
-Fault = tuple[Path, str]
 
 _GENERATION = frozenset({"max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop"})
 _KEYS: dict[Kind, frozenset[str]] = {
@@ -45,24 +41,6 @@ _KEYS: dict[Kind, frozenset[str]] = {
 _COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow", "checks"})
 
 
-UNKNOWN_FILTER = "$-"
-"""Placeholder for the ``from`` of a route whose own ``from`` is invalid; no route can publish on a topic that
-matches it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The names of all models, tasks and collections in the file, including invalid models, tasks and
-    collections."""
-
-    models: frozenset[str]
-    tasks: frozenset[str]
-    knowledge: frozenset[str] = frozenset()
-    unsound: frozenset[str] = frozenset()
-    """Names of collections whose section in the file is invalid. The validator may not know which models such
-    a collection uses."""
-
-
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
     """Yields every fault, with the path of the key to change.
 
@@ -85,8 +63,8 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
             yield ("knowledge", name, "path"), f"is the file of {other}: each passage would be found twice"
         for key, model in (("encoder", section.encoder), ("reader", section.reader)):
             if model is not None and model not in names.models:
-                yield ("knowledge", name, key), f"no model is called {model!r}: {_near(model, names.models)}"
-    yield from _route_faults(config, names, route_indices)
+                yield ("knowledge", name, key), f"no model is called {model!r}: {near(model, names.models)}"
+    yield from route_faults(config, names, route_indices)
     if config.pool is not None:
         yield from _pool_faults(config.pool, names)
     if config.rollouts is not None:
@@ -97,7 +75,7 @@ def _pool_faults(pool: Pool, names: Names) -> Iterator[Fault]:
     for index, name in enumerate(pool.tasks):
         path: Path = ("pool", "tasks", index)
         if name not in names.tasks:
-            yield path, f"no task is called {name!r}: {_near(name, names.tasks)}"
+            yield path, f"no task is called {name!r}: {near(name, names.tasks)}"
         elif name in pool.tasks[:index]:
             yield path, f"{name} is named already: name each task once"
 
@@ -127,22 +105,13 @@ def _rollout_faults(rollouts: Rollouts, trial_s: float, names: Names) -> Iterato
             yield ("rollouts", "downloads", index), "must begin with https://"
     for module, model in rollouts.models.items():
         if model not in names.models:
-            sentence = f"no model is called {model!r}: {_near(model, names.models)}"
+            sentence = f"no model is called {model!r}: {near(model, names.models)}"
             yield ("rollouts", "models", module), sentence
-
-
-def _near(name: str, known: frozenset[str]) -> str:
-    import difflib  # memory of the parent process
-
-    found = difflib.get_close_matches(name, sorted(known), 1)
-    if found:
-        return f"did you mean {found[0]}?"
-    return f"there is {', '.join(sorted(known)[:10])}" if known else "there is none in this file"
 
 
 def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
     if task.model is not None and task.model not in names.models:
-        yield (*path, "model"), f"no model is called {task.model!r}: {_near(task.model, names.models)}"
+        yield (*path, "model"), f"no model is called {task.model!r}: {near(task.model, names.models)}"
     if task.kind is None and not task.learned:
         yield (*path, "kind"), f"missing: add one of {', '.join(ALLOWED)}"
         return
@@ -182,7 +151,7 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
 def _model_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
     """Faults of a task without a model."""
     if task.needs_model:
-        yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
+        yield (*path, "model"), f"missing: name the model that does it; {near('', names.models)}"
     elif task.kind == "answer" and task.remote is None:
         for key in sorted(task.model_fields_set & (_GENERATION | {"adapter", "instruction"})):
             yield (*path, key), "has no effect without a model; remove it"
@@ -190,7 +159,7 @@ def _model_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
 
 def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> Iterator[Fault]:
     if task.kind == "search" and not task.knowledge:
-        yield (*path, "knowledge"), f"missing: name what is searched; {_near('', names.knowledge)}"
+        yield (*path, "knowledge"), f"missing: name what is searched; {near('', names.knowledge)}"
     if task.escalate is not None:
         if isinstance(task.escalate, RemoteStage):
             yield from remote_faults((*path, "escalate"), task.escalate, task.kind)
@@ -207,7 +176,7 @@ def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> I
     for index, name in enumerate(task.knowledge):
         where: Path = (*path, "knowledge", index)
         if name not in names.knowledge:
-            yield where, f"no collection is called {name!r}: {_near(name, names.knowledge)}"
+            yield where, f"no collection is called {name!r}: {near(name, names.knowledge)}"
         elif name in task.knowledge[:index]:
             yield where, f"{name} is named already: name each collection once"
         elif (section := config.knowledge.get(name)) is not None and name not in names.unsound:
@@ -272,7 +241,7 @@ def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[F
             elif stage.removeprefix(NODE_STAGE).partition("/")[0] == node:
                 yield where, "is this node itself: name another one"
         elif stage not in names.models:
-            yield where, f"no model is called {stage!r}: {_near(stage, names.models)}"
+            yield where, f"no model is called {stage!r}: {near(stage, names.models)}"
 
 
 def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
@@ -287,7 +256,7 @@ def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
         elif kind == "classify" and task.labels is not None and example.output not in task.labels:
             yield (
                 key,
-                f"{example.output!r} is none of the labels: {_near(example.output, frozenset(task.labels))}",
+                f"{example.output!r} is none of the labels: {near(example.output, frozenset(task.labels))}",
             )
 
 
@@ -299,134 +268,3 @@ def _label_bias_faults(path: Path, task: Task) -> Iterator[Fault]:
     own = [stage for stage in task.stages if isinstance(stage, str) and not stage.startswith(NODE_STAGE)]
     if sum(stage != LEARNED for stage in own) > 1:
         yield (*path, "calibration"), "belongs to one model, and the stages name several: remove it"
-
-
-def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Iterator[Fault]:
-    seen: set[str] = set()
-    outputs: list[list[str] | None] = []
-    for route, index in zip(config.routes, indices, strict=True):
-        path: Path = ("routes", index)
-        if route.name in seen:
-            yield (*path, "name"), f"another route is called {route.name!r}: choose another name"
-        seen.add(route.name or "")
-        yield from _reader_faults(path, route, config, names)
-        yield from _own_topic_faults((*path, "from"), route.source, config.base)
-        if config.pool is not None and overlap(route.source.split("/"), config.pool_requests):
-            yield (
-                (*path, "from"),
-                "would read requests to this node's pool once more: watch something narrower",
-            )
-        yield from _template_faults(path, route)
-        output = _output(route, config.base)
-        if isinstance(output, str):
-            yield (*path, "to"), output
-        outputs.append(output if isinstance(output, list) and route.source != UNKNOWN_FILTER else None)
-    yield from _loops(config.routes, indices, outputs)
-    known = [output for output in outputs if output is not None]
-    for topic in config.discovery.topics if len(known) == len(outputs) else ():
-        if not any(overlap(topic.split("/"), output) for output in known):
-            yield ("discovery", "topics"), f"no route publishes to {topic}: remove it, or see the routes' to"
-
-
-def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> Iterator[Fault]:
-    """Faults in a route's task, collection and window."""
-    if route.task is None and route.remember is None:
-        yield (*path, "task"), f"missing: name the task that reads the messages; {_near('', names.tasks)}"
-    elif route.task is not None and route.task not in names.tasks:
-        yield (*path, "task"), f"no task is called {route.task!r}: {_near(route.task, names.tasks)}"
-    if route.remember is not None and route.remember not in names.knowledge:
-        near = _near(route.remember, names.knowledge)
-        yield (*path, "remember"), f"no collection is called {route.remember!r}: {near}"
-    if route.keep_s is not None and route.remember is None:
-        yield (*path, "keep_s"), "is for what is remembered; remove it, or name a collection in remember"
-    if route.task is None:
-        for key in ("to", "on_change", "retain", "qos", "window"):
-            if key in route.model_fields_set:
-                yield (*path, key), "without a task nothing is published; remove it"
-    if route.window is not None:
-        task = config.tasks.get(route.task or "")
-        if task is not None and route.task in names.tasks and task.kind != "summarize":
-            yield (*path, "window"), f"needs a task of kind summarize, and {route.task} is none"
-        if route.window.on is not None:
-            yield from _own_topic_faults((*path, "window"), route.window.on, config.base)
-        if config.journal.keep == "none":
-            yield (*path, "window"), "keeps texts on this disk, and journal says none; remove one of them"
-
-
-def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:
-    for channel in NODE_CHANNELS:
-        own = [*base.split("/"), channel, "#"]
-        if channel != "event" and overlap(source.split("/"), own):
-            yield path, f"would read this node's own {channel} topics: watch something narrower"
-            return
-
-
-def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
-    from edgeslm.config import templates  # lazy: only routes need Jinja2
-
-    for key, source, check in (
-        ("input", route.input, templates.make_input),
-        ("when", route.when, templates.make_condition),
-    ):
-        if source is None:
-            continue
-        try:
-            check(source)
-        except TemplateError as error:
-            yield (*path, key), str(error)
-
-
-def _output(route: Route, base: str) -> list[str] | str:
-    """The levels of a route's output topic, with wildcards in place of templates, or an error message if the
-    topic is invalid."""
-    from edgeslm.config import templates
-
-    if route.to is None:
-        return [*base.split("/"), "event", route.name or ""]
-    try:
-        levels = templates.topic_pattern(route.to, "#" if route.source == UNKNOWN_FILTER else route.source)
-    except TemplateError as error:
-        return str(error)
-    if "{" not in route.to and (fault := topic_name_fault(route.to)):
-        return fault
-    own = base.split("/")
-    if levels[: len(own)] == own and levels[len(own) : len(own) + 1] != ["event"]:
-        return "would write to the node's own topics: publish somewhere else"
-    return levels
-
-
-def _loops(
-    routes: Sequence[Route], indices: Sequence[int], outputs: list[list[str] | None]
-) -> Iterator[Fault]:
-    """Yields a fault for each cycle of routes, in which each route reads the output of the previous route."""
-    feeds = [
-        [reader for reader, route in enumerate(routes) if output and overlap(output, route.source.split("/"))]
-        for output in outputs
-    ]
-    reported: set[frozenset[int]] = set()
-    for start in range(len(routes)):
-        cycle = _cycle(start, feeds)
-        if cycle is None or frozenset(cycle) in reported:
-            continue
-        reported.add(frozenset(cycle))
-        key = "to" if routes[start].to else "from"
-        path: Path = ("routes", indices[start], key)
-        if len(cycle) == 1:
-            yield path, f"a loop: what it publishes comes back through its own from ({routes[start].source})"
-        else:
-            names = " -> ".join(str(routes[index].name) for index in (*cycle, start))
-            yield path, f"a loop: the routes {names} feed each other; change the to or from of one of them"
-
-
-def _cycle(start: int, feeds: list[list[int]]) -> list[int] | None:
-    """The shortest path from a route back to itself, by breadth-first search; None if there is none."""
-    paths = [[start]]
-    seen: set[int] = set()
-    for path in paths:
-        for reader in feeds[path[-1]]:
-            if reader == start:
-                return path
-            if reader not in seen:
-                seen.add(reader)
-                paths.append([*path, reader])
-    return None

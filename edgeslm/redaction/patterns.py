@@ -191,6 +191,22 @@ def _matches(
             at = start + later.end()
 
 
+def merge(spans: Iterable[Span]) -> list[Span]:
+    """The spans in their order, those that overlap as one span with the kind of the longest."""
+    merged: list[Span] = []
+    longest = 0
+    for span in sorted(spans, key=lambda one: (one.start, -one.end)):
+        length = span.end - span.start
+        if not merged or span.start >= merged[-1].end:
+            merged.append(span)
+            longest = length
+            continue
+        last = merged[-1]
+        kind, longest = (span.kind, length) if length > longest else (last.kind, longest)
+        merged[-1] = Span(last.start, max(last.end, span.end), kind)
+    return merged
+
+
 def replace(text: str, spans: Iterable[Span], name: Callable[[Span], str]) -> str:
     """The text with each span replaced by its ``name``. The spans are in order and don't overlap."""
     parts, before = list[str](), 0

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from edgeslm.errors import InvalidRequest
-from edgeslm.redaction.patterns import PATTERNS, find_exact, replace
+from edgeslm.redaction.patterns import PATTERNS, Span, find_exact, merge, replace
 
 _TOKEN: Final = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)')
 """A string, with the colon after a key; or a number. Between them, valid JSON has no quotes and no digits."""
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+"""Lone ones, which no frame to a model can have."""
 _PHONE_KEY: Final = re.compile(r"phone|telefon|mobil|(?<![a-z])(?:tel|cell|fax)(?![a-z])", re.IGNORECASE)
 _PHONE_DIGITS: Final = re.compile(r"\d{7,15}")
 
@@ -33,27 +36,73 @@ class _Value:
     is_number: bool = False
 
 
-def redact_payload(text: str, kinds: Collection[str]) -> str:
-    """The payload with its data of these kinds replaced. :raises InvalidRequest: JSON that is nested too
+class Payload:
+    """A payload, and its values that may be redacted. :raises InvalidRequest: JSON that is nested too
     deeply."""
-    is_json = _is_json(text)
-    parts, before = list[str](), 0
-    for value in _values(text) if is_json else [_Value(0, len(text), text)]:
-        new = _redact_value(value, kinds)
-        if new is not None:
-            was = text[value.start : value.end]
-            parts += [text[before : value.start], _dumps(new, was) if is_json else new]
-            before = value.end
-    return "".join([*parts, text[before:]])
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._is_json = _is_json(text)
+        self._values = list(_values(text)) if self._is_json else [_Value(0, len(text), text)]
 
-def _redact_value(value: _Value, kinds: Collection[str]) -> str | None:
-    """What the value says instead; None if nothing was found."""
-    if value.is_number:
-        kind = _kind_of_number(value, kinds)
-        return None if kind is None else f"[{kind}]"
-    spans = find_exact(value.text, kinds)
-    return replace(value.text, spans, lambda span: f"[{span.kind}]") if spans else None
+    def for_model(self) -> str:
+        """What a model reads: a plain text as it is, and a line for each string of JSON, after its key."""
+        return _SURROGATES.sub("\ufffd", "\n".join(text for text, _ in self._lines().values()))
+
+    def redact(self, exact: Collection[str], found: Iterable[Span] = ()) -> str:
+        """The payload with its data replaced.
+
+        :param exact: kinds that have an exact form. :param found: spans in the text :meth:`for_model`.
+        """
+        spans = self._in_values(found)
+        parts, before = list[str](), 0
+        for number, value in enumerate(self._values):
+            new = self._redact_value(value, exact, spans.get(number, []))
+            if new is not None:
+                parts += [self._text[before : value.start], new]
+                before = value.end
+        return "".join([*parts, self._text[before:]])
+
+    def _redact_value(self, value: _Value, exact: Collection[str], found: list[Span]) -> str | None:
+        """What stands in the payload instead; None if nothing was found."""
+        if value.is_number:
+            kind = _kind_of_number(value, exact)
+            return None if kind is None else json.dumps(f"[{kind}]", ensure_ascii=False)
+        spans = [*find_exact(value.text, exact), *found]
+        if not spans:
+            return None
+        new = replace(value.text, merge(spans), lambda span: f"[{span.kind}]")
+        return _dumps(new, self._text[value.start : value.end]) if self._is_json else new
+
+    def _lines(self) -> Mapping[int, tuple[str, int]]:
+        """Number of each value that a model reads -> its line, and the offset of the value in it."""
+        heads = {
+            number: f"{value.key}: " if value.key else ""
+            for number, value in enumerate(self._values)
+            if not value.is_number
+        }
+        return {number: (head + self._values[number].text, len(head)) for number, head in heads.items()}
+
+    def _in_values(self, found: Iterable[Span]) -> Mapping[int, list[Span]]:
+        """Number of a value -> the spans of the model's text that are in it, with offsets in the value. A
+        span over several values is in each of them."""
+        numbers, starts, ends, at = list[int](), list[int](), list[int](), 0
+        for number, (line, head) in self._lines().items():
+            numbers.append(number)
+            starts.append(at + head)
+            at += len(line)
+            ends.append(at)
+            at += 1
+        spans: dict[int, list[Span]] = {}
+        for start, end, kind in found:
+            for place in range(bisect_right(ends, start), len(numbers)):
+                if starts[place] >= end:
+                    break
+                first, last = max(start, starts[place]), min(end, ends[place])
+                if first < last:
+                    inner = Span(first - starts[place], last - starts[place], kind)
+                    spans.setdefault(numbers[place], []).append(inner)
+        return spans
 
 
 def _is_json(text: str) -> bool:
@@ -79,12 +128,12 @@ def _values(text: str) -> Iterator[_Value]:
             yield _Value(match.start(), match.end(), json.loads(string), key)
 
 
-def _kind_of_number(value: _Value, kinds: Collection[str]) -> str | None:
+def _kind_of_number(value: _Value, exact: Collection[str]) -> str | None:
     """The kind of a JSON number; None if it stays. A phone number lacks its plus sign or its leading zero, so
     the key has to tell that it is one."""
-    if "phone" in kinds and _PHONE_DIGITS.fullmatch(value.text) and _PHONE_KEY.search(value.key):
+    if "phone" in exact and _PHONE_DIGITS.fullmatch(value.text) and _PHONE_KEY.search(value.key):
         return "phone"
-    found = {span.kind for span in find_exact(value.text, kinds)}
+    found = {span.kind for span in find_exact(value.text, exact)}
     return next((kind for kind in PATTERNS if kind in found), None)
 
 

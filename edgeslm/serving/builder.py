@@ -50,6 +50,7 @@ def build_deployment(
     """
     builder = _Builder(config, running)
     bindings, direct = builder.bind_tasks(), builder.bind_models()
+    builder.check_routes()
     remotes = builder.bind_remotes(bindings)
     if builder.problems or builder.library is None:
         raise ConfigError(builder.problems)
@@ -181,6 +182,16 @@ class _Builder:
             section = TaskSection(kind=kind, model=name, allow=POSSIBLE[kind], max_tokens=DIRECT_TOKENS)
             found[task] = (self._bind_model(task, section),)
         return found
+
+    def check_routes(self) -> None:
+        """Notes the routes whose ``redact_model`` finds no spans."""
+        for index, route in enumerate(self._config.routes):
+            bundle = self.bundles.get(route.redact_model or "")
+            section = None if bundle is None else bundle.manifest.zero_shot
+            if bundle is not None and (section is None or section.kind != "gliner"):
+                self.problems.append(
+                    f"routes.{index}.redact_model: {route.redact_model} is no zero-shot model of kind gliner"
+                )
 
     def bind_remotes(self, bound: Collection[str]) -> dict[str, RemoteTarget]:
         """The servers that the ``bound`` tasks ask at last."""

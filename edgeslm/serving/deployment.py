@@ -11,13 +11,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle.manifest import Bundle, short_digest
 from edgeslm.bundle.trust import Trust
 from edgeslm.config.loader import Config
-from edgeslm.engine.calls import Call, Generate, Output, Score
-from edgeslm.errors import InternalError, UnknownTask
+from edgeslm.engine.calls import Call, FindSpans, Generate, Output, Score
+from edgeslm.errors import InternalError, ModelUnavailable, TimedOut, UnknownTask
 from edgeslm.messages import Attempt, Request, Result
 from edgeslm.serving.cascade import Stage, StageAnswer, run_stages
 from edgeslm.serving.collections import Collections
@@ -27,6 +27,9 @@ from edgeslm.serving.remote import RemoteTarget
 from edgeslm.serving.scheduler import OnChunk
 from edgeslm.tasks import Task
 from edgeslm.telemetry.drift import DriftWatch
+
+if TYPE_CHECKING:
+    from edgeslm.redaction.patterns import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,35 @@ class Deployment:
         with self._in_use():
             answer = await run_stages([stage_of(binding) for binding in stages], request)
         return _result(request, answer, started)
+
+    async def find_spans(
+        self, model: str, text: str, labels: Sequence[str], least: float | None, attempt: Attempt | None
+    ) -> list[Span]:
+        """What a zero-shot model finds in a text; see :func:`edgeslm.serving.span_search.find_spans`. Each
+        call has the time limit of a request.
+
+        :raises ModelUnavailable: there is no such model, or it can't be loaded. :raises RequestError: another
+            failure of the model.
+        """
+        from edgeslm.serving.span_search import find_spans  # memory of the parent process
+
+        section = self.models.bundle(model).manifest.zero_shot if model in self.models.names else None
+        if section is None or section.kind != "gliner":  # a reload has replaced it
+            raise ModelUnavailable(f"there is no model {model!r} of kind gliner here any more")
+        limit_s = self.config.limits.request_timeout_s
+
+        async def ask(call: FindSpans) -> Output:
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await self.models.ask(model, call, None, attempt)
+            except TimeoutError:
+                raise TimedOut(f"not done after {limit_s:.1f} s") from None
+            finally:
+                if attempt is not None:
+                    attempt.wait()
+
+        with self._in_use():
+            return await find_spans(text, labels, section, least, ask)
 
     async def _ask_binding(
         self, binding: StageBinding, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None

@@ -178,17 +178,27 @@ def _read(file: Path, config: Config, task: str) -> list[str]:
 
 def _text_for(route: RouteReader, topic: str, payload: bytes, *, retained: bool) -> list[str]:
     """The text that the route's task would read of a message, redacted if the route says so; none if the
-    route skips the message."""
-    from edgeslm.node.routes.redactor import redact_text
+    route skips the message. :raises EdgeslmError: only the node can redact it."""
+    from edgeslm.node.routes.redactor import exact_kinds, read_payload
     from edgeslm.node.routes.route import RouteWork, Unredacted
 
+    _check_redaction(route)
     work = route.consider(topic, payload, retained, time.monotonic())
     if isinstance(work, Unredacted):
         try:
-            work = route.read_redacted(topic, redact_text(work.text, route.route.redact))
+            work = route.read_redacted(topic, read_payload(work.text).redact(exact_kinds(route.route)))
         except InvalidRequest:
             return []
     return [_sound(work.input)] if isinstance(work, RouteWork) else []
+
+
+def _check_redaction(route: RouteReader) -> None:
+    """:raises EdgeslmError: the route's messages are redacted by a model, which runs on the node."""
+    if route.route.redact_model is not None:
+        raise EdgeslmError(
+            f"The route {route.name} redacts with the model {route.route.redact_model}, which runs on the "
+            "node: teach in its web console, or name a file of texts with --from."
+        )
 
 
 def _heard(config: Config, task: str, seconds: float) -> list[str]:
@@ -203,6 +213,8 @@ def _heard(config: Config, task: str, seconds: float) -> list[str]:
     routes = [RouteReader(route, config.base) for route in config.routes if route.task == task]
     if not routes:
         raise EdgeslmError(f"No route has the task {task}: name messages with --from.")
+    for route in routes:
+        _check_redaction(route)
     texts: list[str] = []
 
     def take(topic: str, payload: bytes, retained: bool) -> None:

@@ -24,7 +24,7 @@ from edgeslm.node.backend import NodeBackend
 from edgeslm.node.deduplication import SingleFlight
 from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.routes.ingest import Ingest
-from edgeslm.node.routes.redactor import Redactor, redact_window
+from edgeslm.node.routes.redactor import Redactor
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip, Unredacted
 from edgeslm.node.routes.unusable import Unusable
 from edgeslm.node.routes.windows import WindowAggregator
@@ -49,14 +49,14 @@ class Router:
         self._journal = journal
         self._meter, self._tracer = backend.observers.meter, backend.observers.tracer
         self._ingest = Ingest(backend.service, self._meter)
-        self._redactor = Redactor(backend.publisher)
+        self._redactor = Redactor(backend.publisher, backend.service)
         self.unusable = Unusable()
         self._single_flight = SingleFlight()
         self._queues: dict[str, TicketQueue] = defaultdict(TicketQueue)
         """Route name -> queue that keeps the order of messages for windows."""
         self._base = Topics(config.node, config.prefix).base
         self._routes = [RouteReader(route, self._base) for route in config.routes]
-        self._answers = RouteAnswers(self._routes, backend, journal)
+        self._answers = RouteAnswers(self._routes, backend, journal, self._redactor)
         self._aggregator = WindowAggregator(windows, self._windows, admission, self._answers, self._meter)
 
     @property
@@ -221,6 +221,7 @@ class RouteAnswers:
     routes: Sequence[RouteReader]
     backend: NodeBackend
     journal: Journal
+    redactor: Redactor
 
     async def answer(
         self,
@@ -268,8 +269,8 @@ class RouteAnswers:
             return
         work = replace(route.work_on(topic), trace=self.backend.observers.tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
-        if kinds := route.route.redact:
-            messages = await asyncio.to_thread(redact_window, messages, kinds)
+        if route.route.redact:
+            messages = await self.redactor.redact_window(route.route, messages)
         await self.answer(route, work, messages, key, time.monotonic(), is_again=True, waits=True)
 
     async def _publish(self, route: RouteReader, work: RouteWork, payload: bytes) -> None:

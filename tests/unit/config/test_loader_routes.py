@@ -117,6 +117,17 @@ def test_no_rates(value: object) -> None:
         ({"from": "a/b", "to": "a/b"}, "to: a loop"),
         ({"from": "a", "remember": "log"}, "remember: no collection is called 'log'"),
         ({"from": "a", "keep_s": 5}, "keep_s: is for what is remembered"),
+        ({"from": "a", "redact": ["person"]}, "redact: 'person' has no exact form, as card, "),
+        ({"from": "a", "redact": ["a: b"]}, "redact[0]"),
+        (
+            {"from": "a", "redact": ["person"], "redact_model": "names"},
+            "redact_model: no model is called",
+        ),
+        (
+            {"from": "a", "redact": ["ip"], "redact_model": "small"},
+            "redact_model: redact names no kind",
+        ),
+        ({"from": "a", "redact": ["ip"], "redact_threshold": 0.3}, "redact_threshold: is for a redact_model"),
     ],
 )
 def test_a_fault_of_a_route_says_what_to_change(route: dict[str, Any], problem: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from edgeslm.config.remote_stages import Pattern
 from edgeslm.errors import InvalidRequest
-from edgeslm.redaction.patterns import PATTERNS, find_exact
-from edgeslm.redaction.payload import redact_payload
+from edgeslm.redaction.patterns import PATTERNS, Span, find_exact, merge, replace
+from edgeslm.redaction.payload import Payload
 
 ALL = tuple(PATTERNS)
 FORMS = tuple(kind for kind in ALL if kind != "number")
@@ -42,7 +42,7 @@ JSON = st.recursive(
 
 
 def redact(text: str, *kinds: str) -> str:
-    return redact_payload(text, kinds or FORMS)
+    return Payload(text).redact(kinds or FORMS)
 
 
 def test_each_form_of_the_configuration_has_an_expression() -> None:
@@ -138,9 +138,30 @@ def test_a_json_number_of_four_digits_is_a_number() -> None:
     )
 
 
+def test_a_model_reads_the_strings_with_their_keys_and_its_spans_are_replaced_in_them() -> None:
+    payload = Payload('{"by": "Max Muster", "n": 3, "notes": ["", "Max is out"], "x": {"by": "Eva\\n"}}')
+    text = payload.for_model()
+    assert text == "by: Max Muster\nnotes: \nnotes: Max is out\nby: Eva\n"
+    spans = [Span(text.index("Max Muster"), text.index("\nnotes"), "person")]
+    assert payload.redact((), spans).startswith('{"by": "[person]", "n": 3, "notes": ["", "Max is out"]')
+    assert payload.redact((), [Span(0, len(text), "person")]) == (
+        '{"by": "[person]", "n": 3, "notes": ["", "[person]"], "x": {"by": "[person]"}}'
+    )
+
+
+def test_a_model_gets_no_lone_surrogates() -> None:
+    assert Payload(r'{"a": "\ud800 x"}').for_model() == "a: \ufffd x"
+
+
+def test_spans_that_overlap_become_one() -> None:
+    spans = [Span(4, 9, "person"), Span(0, 5, "phone"), Span(8, 20, "address"), Span(21, 22, "x")]
+    assert merge(spans) == [Span(0, 20, "address"), Span(21, 22, "x")]
+    assert replace("a" * 22, merge(spans), lambda span: f"[{span.kind}]") == "[address]a[x]"
+
+
 def test_json_that_is_nested_too_deeply_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="nested"):
-        redact_payload("[" * 200_000 + "]" * 200_000, FORMS)
+        Payload("[" * 200_000 + "]" * 200_000)
 
 
 def test_an_earlier_kind_hides_its_span_from_the_later_ones() -> None:

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from edgeslm.config.loader import parse_config
+from edgeslm.errors import ConfigError, ModelUnavailable
 from edgeslm.node.routes import redactor
+from edgeslm.serving.builder import build_deployment
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
-from tests.support.nodes import BASE, Node, fake_configuration
+from tests.support.nodes import BASE, Node, fake_configuration, write_bundle, write_zero_shot
 
 SECRET = "0171 2345678"
+GLINER = {"kind": "gliner", "label_token": 1, "text_token": 2, "longest": 8, "most_words": 99}
 REDACT = {"redact": ["phone", "email"]}
 
 
@@ -68,10 +72,10 @@ def test_windows_from_before_the_redaction_are_redacted(broker: Mosquitto, tmp_p
 def test_a_fault_of_the_redaction_passes_nothing_on(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(text: str, kinds: object) -> str:
+    def fail(text: str) -> str:
         raise ValueError(text)
 
-    monkeypatch.setattr(redactor, "redact_text", fail)
+    monkeypatch.setattr(redactor, "read_payload", fail)
     route = {"from": "hall/log", "task": "say", "to": "out", **REDACT}
     with App(broker.port, "#") as app, Node(tmp_path, configuration(broker, tmp_path, route)) as node:
         app.take_state(BASE, "online")
@@ -97,7 +101,95 @@ def test_what_cant_be_redacted_is_told_and_not_passed_on(broker: Mosquitto, tmp_
         assert app.untaken("out") == []
 
 
-def assert_nowhere(folder: Path) -> None:
+NAMES = {"redact": ["person", "phone"], "redact_model": "names"}
+
+
+def with_names(broker: Mosquitto, folder: Path, *routes: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose model ``names`` finds the persons that the fake worker knows."""
+    made = configuration(broker, folder, *routes)
+    write_zero_shot(folder / "names", GLINER)
+    return {**made, "models": {**made["models"], "names": {"bundle": str(folder / "names")}}}
+
+
+def test_persons_that_a_model_finds_are_replaced(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "say", "to": "out/{{ payload.by }}", **NAMES}
+    made = with_names(broker, tmp_path, route)
+    with App(broker.port, "#") as app, Node(tmp_path, made):
+        app.take_state(BASE, "online")
+        app.publish("hall/log", {"text": f"Call Eva Muster or {SECRET}", "by": "Max Muster", "level": 3})
+        result = app.take("out/[person]")
+        shown = '{"text": "Call [person] or [phone]", "by": "[person]", "level": 3}'
+        assert json.loads(result.json["result"]["text"]) == json.loads(shown)
+    assert_nowhere(tmp_path, "Eva Muster")
+
+
+def test_windows_are_redacted_by_the_model_also_those_from_before(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "brief", "to": "out", "window": {"last": 3}}
+    with App(broker.port, f"{BASE}/state", f"{BASE}/res/#", "out") as app:
+        with Node(tmp_path, configuration(broker, tmp_path, route)):
+            app.take_state(BASE, "online")
+            for number, name in enumerate(("Belt", "Hose")):
+                app.publish("hall/log", {"id": str(number), "text": f"{name} tore: ask Max M{name}"})
+            app.publish(f"{BASE}/req/say", "after both")
+            app.take(f"{BASE}/res/say")
+        with Node(tmp_path, with_names(broker, tmp_path, {**route, **NAMES})):
+            app.take_state(BASE, "online")
+            app.publish("hall/log", {"id": "2", "text": f"Spindle is hot, says Eva Muster, {SECRET}"})
+            points = app.take("out").json["result"]["points"]
+    assert [point["text"] for point in points] == [
+        "Belt tore: ask [person]",
+        "Hose tore: ask [person]",
+        "Spindle is hot, says [person], [phone]",
+    ]
+
+
+def test_a_message_waits_for_the_model_and_is_dropped_if_that_stays_away(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = {"from": "hall/log", "task": "say", "to": "out", **NAMES}
+    monkeypatch.setattr(redactor, "PAUSES_S", (0.01, 0.01))
+    with App(broker.port, "#") as app, Node(tmp_path, with_names(broker, tmp_path, route)) as node:
+        app.take_state(BASE, "online")
+        find, failures = node.daemon.service.deployment.find_spans, 2
+
+        async def fail(*arguments: Any) -> Any:
+            nonlocal failures
+            failures -= 1
+            if failures < 0:
+                return await find(*arguments)
+            raise ModelUnavailable("the model is loading")
+
+        monkeypatch.setattr(node.daemon.service.deployment, "find_spans", fail)
+        app.publish("hall/log", "Call Eva Muster")
+        assert app.take("out").json["result"]["text"] == "Call [person]"
+        failures = 3
+        app.publish("hall/log", "Ask Eva Muster")
+        assert app.take(f"{BASE}/dead").json["reason"] == "model_unavailable"
+        app.publish("hall/log", "See Max Muster")
+        assert app.take("out").json["result"]["text"] == "See [person]"
+        assert node.daemon.health()["dropped"]["unredacted"] == 1
+
+
+def test_a_text_that_crashes_the_model_is_reported_dead(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "say", "to": "out", **NAMES}
+    with App(broker.port, "#") as app, Node(tmp_path, with_names(broker, tmp_path, route)):
+        app.take_state(BASE, "online")
+        app.publish("hall/log", "crash")
+        assert app.take(f"{BASE}/dead").json["reason"] == "poisoned"
+        app.publish("hall/log", "hello")
+        assert app.take("out").json["result"]["text"] == "hello"
+
+
+def test_a_model_of_another_kind_is_refused(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "say", "to": "out", **NAMES}
+    made = with_names(broker, tmp_path, route)
+    write_bundle(tmp_path / "plain", "encoder")
+    made["models"]["names"]["bundle"] = str(tmp_path / "plain")
+    with pytest.raises(ConfigError, match=r"routes\.0\.redact_model: names is no zero-shot model"):
+        build_deployment(parse_config(json.dumps(made)))
+
+
+def assert_nowhere(folder: Path, secret: str = SECRET) -> None:
     """No file of the node has the secret."""
     files = [file for file in folder.rglob("*") if file.is_file() and file.name != "mosquitto.db"]
-    assert not [file for file in files if SECRET.encode() in file.read_bytes()]
+    assert not [file for file in files if secret.encode() in file.read_bytes()]
