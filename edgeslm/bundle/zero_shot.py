@@ -19,6 +19,9 @@ MOST_LABELS = 100
 MOST_TOKENS = 2048
 """Maximum context length of a zero-shot encoder. Attention takes memory and time by the square of the length,
 and some encoders allow 8,192 tokens."""
+MOST_CALL_TOKENS = 32_768
+"""Maximum number of tokens that a model with a pass for each label reads in one call: 327 for each of 100
+labels. A text is shorter, the more labels there are."""
 HYPOTHESIS = "This text is about {}."
 """Default sentence of natural-language inference; ``{}`` stands for a label."""
 
@@ -65,8 +68,9 @@ class Gliner(_Labels):
 class Nli(Section):
     """Natural-language inference: the entailment of ``hypothesis`` with each label, a pass for each.
 
-    ``entailment`` is the row of the classifier for it. The vector of the text pair is pooled as the section
-    ``encoder`` says. With ``segments``, the hypothesis is marked as the second segment.
+    ``entailment`` and ``contradiction`` are rows of the classifier; without the latter it is the row that
+    transformers takes: the first, or the last if the first is the entailment. The vector of the text pair is
+    pooled as the section ``encoder`` says. With ``segments``, the hypothesis is marked as the second segment.
     """
 
     kind: Literal["nli"] = "nli"
@@ -74,6 +78,7 @@ class Nli(Section):
     hypothesis: str = Field(default=HYPOTHESIS, pattern=r"^[^{}]*\{\}[^{}]*$", max_length=500)
     classes: int = Field(ge=2, le=10)
     entailment: int = Field(ge=0)
+    contradiction: int | None = Field(default=None, ge=0)
     segments: bool = True
     activation: Literal["gelu", "relu", "tanh"] | None = Field(default=None, description="of a dense layer")
 

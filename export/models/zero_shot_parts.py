@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     else:
         tensors = _without_wrapper(load_tensors(source), task["prefix"])
         encoder = _encoder(task["encoder"], tensors, task["prefix"])
-        layers = _gliclass(tensors) if kind == "gliclass" else _gliner(tensors)
+        layers = (_gliclass if kind == "gliclass" else _gliner)(tensors, task["prefix"])
         if kind == "gliclass" and "model.logit_scale" in tensors:
             found["scale"] = float(tensors["model.logit_scale"])
     encoder.config.architectures = [type(encoder).__name__]
@@ -138,14 +138,24 @@ def _is_table(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and name.endswith(ends)
 
 
-def _gliclass(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _gliclass(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     own = {name.removeprefix("model."): value for name, value in tensors.items()}
+    _check_known(own, (prefix.removeprefix("model."), "logit_scale", "lstm.lstm.", *_GLICLASS))
     return {**_renamed(own, _GLICLASS), **_lstm(own, "lstm.lstm.")}
 
 
-def _gliner(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _gliner(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     last = {f"{_SPANS}.0": "span_in", f"{_SPANS}.3": "span_out", _SPANS: "span_out"}
+    _check_known(tensors, (prefix, "rnn.lstm.", *_GLINER, *last))
     return {**_renamed(tensors, {**_GLINER, **last}), **_lstm(tensors, "rnn.lstm.")}
+
+
+def _check_known(tensors: Iterable[str], starts: tuple[str, ...]) -> None:
+    """:raises ExportError: the checkpoint has a layer that the engine wouldn't compute."""
+    unknown = {name.rpartition(".")[0] or name for name in tensors if not name.startswith(starts)}
+    if unknown:
+        named = ", ".join(sorted(unknown)[:5])
+        raise ExportError(f"The checkpoint has layers that can't be exported: {named}.")
 
 
 def _renamed(tensors: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -78,6 +78,8 @@ _CLASSIFIED = (
 READERS = tuple(f"{family}ForSequenceClassification" for family in _CLASSIFIED)
 """Cross-encoders: architectures with a classification head that the export can read."""
 GLINER_CONFIG = "gliner_config.json"
+GLINER2 = "extractor"
+"""``model_type`` of GLiNER2."""
 ZERO_SHOT = ("GLiClass", "GLiClassModel", "GLiNER")
 """Zero-shot models of GLiClass and GLiNER; ``sources.zero_shot`` checks them."""
 CLASSIFIERS = READERS
@@ -201,6 +203,8 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
             other = " (the command for it is `edgeslm-export reader`, without questions)"
         elif kind == "reader" and architecture in ENCODERS:
             other = " as a reader (--questions trains it as one)"
+        elif kind == "encoder" and config.get("model_type") == GLINER2:
+            other = " (it is a GLiNER2, whose layers are others than those of a GLiNER)"
         elif kind == "decoder" and isinstance(architecture, str) and (why := refusal(architecture, whole)):
             other = f": {why}"
         raise ExportError(

@@ -150,9 +150,10 @@ def read_nli(folder: Path, hypothesis: str | None = None) -> ZeroShotSource | No
     if hypothesis.count("{}") != 1 or hypothesis.count("{") != 1:
         raise ExportError(f"The hypothesis {hypothesis!r} needs one {{}} where the label stands.")
     classes, entailment = len(names), names["entailment"]
-    if not 0 <= entailment < classes:
+    if sorted(names.values()) != list(range(classes)) or classes < 2:
         raise ExportError(f"{folder} numbers its labels in an unknown way: {names}.")
-    section = Nli(hypothesis=hypothesis, classes=classes, entailment=entailment)
+    against = names.get("contradiction", 1 - entailment if classes == 2 else None)
+    section = Nli(hypothesis=hypothesis, classes=classes, entailment=entailment, contradiction=against)
     length = min(_context_length(config), int(config.get("max_position_embeddings", 512)))
     architecture = str((config.get("architectures") or ["NLI"])[0])
     return ZeroShotSource(section, architecture, config, "", length)

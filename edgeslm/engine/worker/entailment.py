@@ -4,6 +4,7 @@ about each label."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -23,10 +24,13 @@ from edgeslm.engine.worker.zero_shot_model import Labelled, TokenEncoder, ZeroSh
 from edgeslm.errors import Cancelled
 from edgeslm.messages import Truncated
 
+_SHORT: Final = "a"
+"""Text whose tokens show where the text of a pair stands."""
+
 
 class NliModel(ZeroShotModel):
-    """Computes what the zero-shot pipeline of transformers does for one of several labels: the softmax of the
-    logits for entailment.
+    """Computes what the zero-shot pipeline of transformers does: the softmax of the labels' logits for
+    entailment, or for a single label of its logits for entailment and contradiction.
 
     :param pooling: how the vectors of a text pair become one, as in ``EncoderSection``.
     """
@@ -37,34 +41,51 @@ class NliModel(ZeroShotModel):
 
     def label(self, text: str, labels: Sequence[str], overflow: Overflow, cancelled: IsCancelled) -> Labelled:
         check_labels(labels)
+        bare, entailment = self._encoder.bare(text), self._section.entailment
         logits, tokens, truncated = [], 0, None
         for label in labels:
             if cancelled():
                 raise Cancelled("cancelled while it was running")
-            hypothesis = self._section.hypothesis.replace("{}", label)
-            ids, kinds, cut = self._encode_pair(text, hypothesis, labels, overflow)
-            logits.append(self.logits(self._encoder.forward(ids, kinds))[self._section.entailment])
+            ids, kinds, cut = self._encode_pair(bare, label, labels, overflow)
+            logits.append(self.logits(self._encoder.forward(ids, kinds)))
             tokens, truncated = tokens + len(ids), cut or truncated
-        found = softmax(self.finite(np.array(logits, np.float32)))
+        scores = self.finite(np.stack(logits))
+        if len(labels) == 1:
+            found = softmax(scores[0, [entailment, self._contradiction]])[:1]
+        else:
+            found = softmax(scores[:, entailment])
         return Labelled(tuple(map(float, found)), tokens, truncated)
+
+    @property
+    def _contradiction(self) -> int:
+        """Row of the classifier."""
+        if self._section.contradiction is not None:
+            return self._section.contradiction
+        return self._section.classes - 1 if self._section.entailment == 0 else 0
 
     def logits(self, hidden: Floats) -> Floats:
         """Logits [classes] of the token vectors [tokens, dimension] of a text pair."""
         return classify_pair(self._arrays, self._section, self._pooling, hidden)
 
     def _encode_pair(
-        self, text: str, hypothesis: str, labels: Sequence[str], overflow: Overflow
+        self, text: list[int], label: str, labels: Sequence[str], overflow: Overflow
     ) -> tuple[list[int], list[int], Truncated | None]:
-        """Token ids and segments of the text with a hypothesis; only the text is truncated."""
-        encoding = self._encoder.tokenizer.encode(text, hypothesis)
-        parts = encoding.sequence_ids
-        of_text = [at for at, part in enumerate(parts) if part == 0]
-        kept, truncated = fit(of_text, self.room(len(parts) - len(of_text), labels), overflow)
-        dropped = set(of_text) - set(kept)
-        order = [at for at in range(len(parts)) if at not in dropped]
-        ids = encoding.ids
-        kinds = encoding.type_ids if self._section.segments else [0] * len(ids)
-        return [ids[at] for at in order], [kinds[at] for at in order], truncated
+        """Token ids and segments of the text with a hypothesis; only the text is truncated.
+
+        :param text: token ids of the text alone. They replace those of a short one, so that a long text is
+            tokenized once and not for each label.
+        """
+        hypothesis = self._section.hypothesis.replace("{}", label)
+        encoding = self._encoder.tokenizer.encode(_SHORT, hypothesis)
+        ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
+        start = parts.index(0)
+        end = start + parts.count(0)
+        room = self.room(len(ids) - (end - start), labels, passes=len(labels))
+        kept, truncated = fit(text, room, overflow)
+        whole = [*ids[:start], *kept, *ids[end:]]
+        if not self._section.segments:
+            return whole, [0] * len(whole), truncated
+        return whole, [*kinds[:start], *[kinds[start]] * len(kept), *kinds[end:]], truncated
 
 
 def classify_pair(arrays: Arrays, section: Nli, pooling: str, hidden: Floats) -> Floats:

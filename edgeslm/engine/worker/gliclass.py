@@ -18,6 +18,7 @@ from edgeslm.engine.worker.layers import (
     lstm,
     lstm_shapes,
     relu,
+    sigmoid,
     softmax,
 )
 from edgeslm.engine.worker.overflow import fit
@@ -45,7 +46,8 @@ class GliclassModel(ZeroShotModel):
         parts = (prompt, bare) if section.labels_first else (bare, prompt)
         ids = [*encoder.lead, *parts[0], *parts[1], *encoder.tail]
         logits = self.finite(self.logits(encoder.forward(ids), ids))
-        return Labelled(tuple(map(float, softmax(logits))), len(ids), truncated)
+        shares = softmax(logits) if len(labels) > 1 else sigmoid(logits)
+        return Labelled(tuple(map(float, shares)), len(ids), truncated)
 
     def logits(self, hidden: Floats, ids: Sequence[int]) -> Floats:
         """Logits [labels] of token vectors [tokens, dimension]."""

@@ -4,10 +4,11 @@ words and each label."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeslm.bundle.spans import Place, Run
 from edgeslm.bundle.zero_shot import Gliner
@@ -36,8 +37,13 @@ from edgeslm.messages import Truncated
 
 _WORD: Final = re.compile(r"\w+(?:[-_]\w+)*|\S")
 """Pattern of a word, as in ``WhitespaceTokenSplitter`` of the library."""
-_NEVER: Final = np.float32(-1e4)
-"""Logit of a span that would end after the text; its probability is 0."""
+_MOST_SPANS: Final = 20_000
+"""Maximum number of spans, of all labels together, that are compared with each other: the likeliest ones. A
+text of 2,048 words has up to 20 million."""
+
+
+Spans = tuple[npt.NDArray[np.int64], Floats]
+"""Spans of all labels: first word, width and label of each [spans, 3], and the probabilities [spans]."""
 
 
 class GlinerModel(ZeroShotModel):
@@ -66,18 +72,31 @@ class GlinerModel(ZeroShotModel):
         start = len(encoder.lead) + len(prompt)
         words = _pool_words(section.word_pooling, hidden[start : start + len(ids)], of_words, len(places))
         at = np.flatnonzero(np.asarray(whole[:start]) == section.label_token) + section.after_label_token
-        logits = self.finite(self.logits(words, hidden[at]))
-        shares = sigmoid(logits)
-        runs = _flat_runs(shares, section.least if least is None else least)
+        every = section.least if least is None else least
+        spans, best = self._likeliest(words, hidden[at], every)
+        runs = _flat_runs(spans, len(words))
         found = tuple(
             tuple((places[first][0], places[last][1], share) for first, last, share in runs.get(label, ()))
             for label in range(len(labels))
         )
-        return Found(found, tuple(map(float, shares.max(axis=(0, 1)))), len(whole), truncated)
+        return Found(found, tuple(map(float, best)), len(whole), truncated)
 
-    def logits(self, words: Floats, labels: Floats) -> Floats:
-        """Logits [words, widths, labels] of word vectors [words, dimension] and label vectors [labels,
-        dimension]; a span ``[word, width]`` ends ``width`` words after its first one.
+    def _likeliest(self, words: Floats, labels: Floats, least: float) -> tuple[Spans, Floats]:
+        """The spans above ``least``, at most ``_MOST_SPANS``, and for each label the highest probability."""
+        best = np.zeros(len(labels), np.float32)
+        found: list[tuple[npt.NDArray[np.int64], Floats]] = []
+        for width, logits in enumerate(self.logits(words, labels)):
+            shares = sigmoid(self.finite(logits))
+            best = np.maximum(best, shares.max(axis=0))
+            first, label = np.nonzero(shares > least)
+            places = np.stack([first, np.full_like(first, width), label], axis=1)
+            found = [_best_first([*found, (places, shares[first, label])])]
+        return found[0], best
+
+    def logits(self, words: Floats, labels: Floats) -> Iterator[Floats]:
+        """Logits of word vectors [words, dimension] and label vectors [labels, dimension]: for each width an
+        array [spans, labels] of the spans that end ``width`` words after their first one, in the order of the
+        first words.
 
         The last layer of the spans is multiplied with the labels first, so that a span takes one addition
         and a product with few rows; the library computes a vector for each span.
@@ -98,12 +117,10 @@ class GlinerModel(ZeroShotModel):
         else:
             rows, fixed = labels, np.zeros(len(labels), np.float32)
         count = len(words)
-        found = np.full((count, min(section.longest, count), len(labels)), _NEVER)
-        for width in range(found.shape[1]):
+        for width in range(min(section.longest, count)):
             spans = firsts[: count - width] + lasts[width:]
             spans = relu(spans) if section.marker == "markerV0" else spans
-            found[: count - width, width] = spans @ rows.T + fixed
-        return found
+            yield spans @ rows.T + fixed
 
     def _words(
         self, text: str, room: int, overflow: Overflow
@@ -186,17 +203,22 @@ def _pool_words(how: str, hidden: Floats, of_words: Sequence[int], count: int) -
     return found
 
 
-def _flat_runs(shares: Floats, least: float) -> dict[int, list[Run]]:
-    """The spans above ``least`` by label, the most likely ones first, without those that overlap a more
-    likely one; each as first word, last word and probability."""
-    words, widths, labels = np.nonzero(shares > least)
-    scores = shares[words, widths, labels]
-    taken = np.zeros(len(shares), bool)
+def _best_first(parts: Sequence[Spans]) -> Spans:
+    """The ``_MOST_SPANS`` likeliest spans, best first; equally likely ones in the order of their places."""
+    places = np.concatenate([places for places, _ in parts])
+    shares = np.concatenate([shares for _, shares in parts])
+    order = np.lexsort((places[:, 2], places[:, 1], places[:, 0], -shares))[:_MOST_SPANS]
+    return places[order], shares[order]
+
+
+def _flat_runs(spans: Spans, count: int) -> dict[int, list[Run]]:
+    """The spans by label without those that overlap a more likely one; each as first word, last word and
+    probability. ``count`` is the number of words."""
+    taken = np.zeros(count, bool)
     found: dict[int, list[Run]] = {}
-    for at in np.argsort(-scores, kind="stable"):
-        first = int(words[at])
-        last = first + int(widths[at])
+    for (first, width, label), share in zip(spans[0].tolist(), spans[1].tolist(), strict=True):
+        last = first + width
         if not taken[first : last + 1].any():
             taken[first : last + 1] = True
-            found.setdefault(int(labels[at]), []).append((first, last, float(scores[at])))
+            found.setdefault(label, []).append((first, last, share))
     return found

@@ -42,8 +42,9 @@ def load_zero_shot(bundle: Bundle, tokenizer: Tokenizer, forward: Forward) -> Ze
         check_arrays(file, arrays, gliner_shapes(section, arrays, dimension))
         model = GlinerModel(section, encoder, arrays)
     else:
-        if section.entailment >= section.classes:
-            raise BundleError(f"{bundle.path}: zero_shot.entailment: not below {section.classes}")
+        if max(section.entailment, section.contradiction or 0) >= section.classes:
+            fault = f"entailment and contradiction must be below {section.classes}"
+            raise BundleError(f"{bundle.path}: zero_shot: {fault}")
         check_arrays(file, arrays, nli_shapes(section, arrays, dimension))
         model = NliModel(section, encoder_section.pooling, encoder, arrays)
     try:

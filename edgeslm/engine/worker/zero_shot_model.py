@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import numpy as np
 
 from edgeslm.bundle.spans import Run
-from edgeslm.bundle.zero_shot import MOST_LABELS
+from edgeslm.bundle.zero_shot import MOST_CALL_TOKENS, MOST_LABELS
 from edgeslm.engine.calls import IsCancelled, Overflow
 from edgeslm.engine.worker.layers import Arrays, Floats
 from edgeslm.errors import BundleError, InternalError, InvalidRequest
@@ -36,7 +36,8 @@ class Forward(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Probabilities of the labels, which sum to 1; the number of tokens read, and the truncation."""
+    """Probabilities of the labels, which sum to 1, or that of a single label; the number of tokens read, and
+    the truncation."""
 
     probabilities: tuple[float, ...]
     tokens: int
@@ -102,12 +103,13 @@ class ZeroShotModel:
         """Runs the model once, so that a faulty bundle is refused when it is loaded."""
         self.label(PROBE_TEXT, PROBE_LABELS, "error", lambda: False)
 
-    def room(self, used: int, labels: Sequence[str]) -> int:
+    def room(self, used: int, labels: Sequence[str], passes: int = 1) -> int:
         """Number of tokens for the text if labels and special tokens take ``used``.
 
+        :param passes: number of passes of a call, which share ``MOST_CALL_TOKENS``.
         :raises InvalidRequest: the labels leave too little room.
         """
-        length = self._encoder.context_length
+        length = min(self._encoder.context_length, MOST_CALL_TOKENS // passes)
         if length - used < length // _TEXT_SHARE:
             raise InvalidRequest(
                 f"the {len(labels)} labels take {used} of the model's {length} tokens, so that a text hardly "

@@ -110,6 +110,18 @@ def test_gliner_finds_spans_that_dont_overlap(gliner: Path) -> None:
         encoder.run(LabelText(TEXT, LABELS))
 
 
+def test_only_the_likeliest_spans_are_compared(gliner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of many words has millions of spans with many labels."""
+    encoder = load_encoder(gliner, 1)
+    call = FindSpans(TEXT, LABELS, least=1e-6)
+    whole = encoder.run(call)
+    monkeypatch.setattr("edgeslm.engine.worker.gliner._MOST_SPANS", 1)
+    first = encoder.run(call)
+    best = max((run for runs in whole.places for run in runs), key=lambda run: run[2])
+    assert [run for runs in first.places for run in runs] == [best]
+    assert first.probabilities == whole.probabilities
+
+
 def test_nli_computes_what_transformers_does(nli: tuple[Path, Path]) -> None:
     from transformers import pipeline
 
@@ -119,6 +131,56 @@ def test_nli_computes_what_transformers_does(nli: tuple[Path, Path]) -> None:
     shares = dict(zip(wanted["labels"], wanted["scores"], strict=True))
     found = load_encoder(bundle, 1).run(LabelText(TEXT, LABELS)).probabilities
     assert found == pytest.approx([shares[label] for label in LABELS], abs=1e-5)
+
+
+def test_a_single_label_gets_the_probability_that_it_fits(gliclass: Path, nli: tuple[Path, Path]) -> None:
+    """And not the 1.0 of a softmax over one label."""
+    from transformers import pipeline
+
+    source, bundle = nli
+    asked = pipeline("zero-shot-classification", model=str(source), device="cpu")
+    wanted = asked(TEXT, candidate_labels=["pump"], hypothesis_template="It is about {}!", multi_label=True)
+    found = load_encoder(bundle, 1).run(LabelText(TEXT, ("pump",))).probabilities
+    assert found == pytest.approx(wanted["scores"], abs=1e-5)
+    assert load_bundle(bundle).manifest.zero_shot.contradiction == 0  # type: ignore[union-attr]
+
+    encoder = load_encoder(gliclass, 1)
+    model: Any = encoder._zero_shot
+    logits = {}
+    compute = model.logits
+    model.logits = lambda *what: logits.setdefault("found", compute(*what))
+    (share,) = encoder.run(LabelText(TEXT, ("pump",))).probabilities
+    assert share == pytest.approx(1 / (1 + np.exp(-logits["found"][0])), abs=1e-6)
+    assert share < 1
+
+
+def test_a_long_text_is_shorter_the_more_labels_there_are(
+    nli: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each label is a pass over the text, so that the cost of a call would be without a limit."""
+    encoder = load_encoder(nli[1], 1)
+    labels = tuple(f"label {number}" for number in range(8))
+    text = " ".join(["pump"] * 20)
+    whole = encoder.run(LabelText(text, labels))
+    assert whole.truncated is None and whole.cost.prompt_tokens > 8 * 100
+    monkeypatch.setattr("edgeslm.engine.worker.zero_shot_model.MOST_CALL_TOKENS", 8 * 80)
+    with pytest.raises(TooLong):
+        encoder.run(LabelText(text, labels))
+    cut = encoder.run(LabelText(text, labels, "head"))
+    assert cut.truncated is not None and cut.cost.prompt_tokens == 8 * 80
+    monkeypatch.setattr("edgeslm.engine.worker.zero_shot_model.MOST_CALL_TOKENS", 8 * 24)
+    with pytest.raises(InvalidRequest, match="name fewer labels"):
+        encoder.run(LabelText(text, labels))
+
+
+def test_a_pair_is_tokenized_as_a_whole(nli: tuple[Path, Path]) -> None:
+    encoder = load_encoder(nli[1], 1)
+    model: Any = encoder._zero_shot
+    for text in (TEXT, "", "  x\n", "[SEP] </s> é"):
+        bare = model._encoder.bare(text)
+        ids, kinds, _ = model._encode_pair(bare, "pump", ("pump",), "error")
+        whole = encoder._tokenizer.encode(text, "It is about pump!")
+        assert (ids, kinds) == (whole.ids, whole.type_ids)
 
 
 def test_a_cancelled_call_ends_between_labels(nli: tuple[Path, Path]) -> None:
@@ -233,6 +295,24 @@ def test_a_hypothesis_is_for_inference_alone(tmp_path: Path) -> None:
     _config(tmp_path / "config.json", {"model_type": "bert", "label2id": {"ENTAILMENT": 0, "other": 1}})
     with pytest.raises(ExportError, match=r"needs one \{\}"):
         read_zero_shot(_origin(tmp_path), "about")
+
+
+def test_layers_of_an_unknown_kind_are_refused(tmp_path: Path) -> None:
+    import torch
+
+    tiny_zero_shot.gliner("bert", tmp_path / "source")
+    file = tmp_path / "source/pytorch_model.bin"
+    tensors = torch.load(file, weights_only=True)
+    torch.save({**tensors, "count_embed.weight": torch.zeros(2)}, file)
+    with pytest.raises(ExportError, match=r"layers that can't be exported: count_embed"):
+        export(tmp_path / "source", tmp_path / "out")
+
+
+def test_a_gliner2_is_refused_by_its_name(tmp_path: Path) -> None:
+    config = {"model_type": "extractor", "architectures": ["Extractor"], "counting_layer": "count_lstm"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=r"it is a GLiNER2, whose layers are others"):
+        examine_local(tmp_path, "encoder")
 
 
 def test_weights_are_read_without_running_them(tmp_path: Path) -> None:
