@@ -146,7 +146,7 @@ def test_a_single_label_gets_the_probability_that_it_fits(gliclass: Path, nli: t
 
     encoder = load_encoder(gliclass, 1)
     model: Any = encoder._zero_shot
-    logits = {}
+    logits: dict[str, Any] = {}
     compute = model.logits
     model.logits = lambda *what: logits.setdefault("found", compute(*what))
     (share,) = encoder.run(LabelText(TEXT, ("pump",))).probabilities
