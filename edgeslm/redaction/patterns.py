@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 
@@ -81,11 +82,10 @@ def _phone_length(text: str) -> int:
 
 def _ip_length(text: str) -> int:
     for end in _ends(text):
-        try:
-            ipaddress.ip_address(text[:end])
-        except ValueError:
-            continue
-        return end
+        for address in (text[:end], text[:end].removesuffix(":")):  # "fe80::1: link is down"
+            with suppress(ValueError):
+                ipaddress.ip_address(address)
+                return len(address)
     return 0
 
 
@@ -107,7 +107,10 @@ PATTERNS: Final[Mapping[str, tuple[re.Pattern[str], Check | None]]] = {
         None,
     ),
     "mac": (
-        re.compile(_after(r"\w:-") + r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])"),
+        re.compile(
+            "(?:" + _after(r"\w:-") + r"|(?<=[A-Za-z]{3}[:=-]))"  # also after mac:
+            r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])"
+        ),
         None,
     ),
     "ip": (
@@ -124,7 +127,10 @@ PATTERNS: Final[Mapping[str, tuple[re.Pattern[str], Check | None]]] = {
         ),
         _iban_length,
     ),
-    "card": (re.compile(_after(r"\w-") + r"\d(?:[ .-]?\d){12,22}(?!\w)"), _card_length),
+    "card": (  # also after visa-
+        re.compile("(?:" + _after(r"\w-") + r"|(?<=[A-Za-z]-))\d(?:[ .-]?\d){12,22}(?!\w)"),
+        _card_length,
+    ),
     "phone": (
         re.compile(
             rf"(?:{_START}\+\d{{1,3}}"

@@ -124,6 +124,11 @@ def _shape(value: Any) -> Any:
         ("1234 4111 1111 1111 1111", "1234 [card]"),
         ("4111 1111 1111 1111 4111 1111 1111 1111", "[card] [card]"),
         ("a@b.c,d@e.f", "[email],[email]"),
+        ('{"phone": "171 2345678", "n": "171 2345678"}', '{"phone": "[phone]", "n": "171 2345678"}'),
+        ("fe80::1: link is down", "[ip]: link is down"),
+        ("mac:00:1a:2b:3c:4d:5e or mac=00-1a-2b-3c-4d-5e", "mac:[mac] or mac=[mac]"),
+        ("visa-4111111111111111, order-4111111111111112", "visa-[card], order-4111111111111112"),
+        ("12:00:1a:2b:3c:4d:5e", "12:00:1a:2b:3c:4d:5e"),
         ("'max@x.org'", "'[email]'"),
     ],
 )
