@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import importlib
 import json
 import logging
@@ -15,11 +14,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeslm import __version__
 from edgeslm.cli.listening import NODE_VARIABLE, add_broker_arguments
@@ -31,9 +30,7 @@ from edgeslm.protocol.topic_filters import topic_name_fault
 from edgeslm.telemetry.log_lines import COMMAND, printable, set_up_logging
 
 if TYPE_CHECKING:
-    from edgeslm.config.loader import Config
-    from edgeslm.messages import Chunk, Request
-    from edgeslm.protocol.codec import Rejected
+    from edgeslm.messages import Chunk
 
 EXAMPLES = {
     "run": "edgeslm run /etc/edgeslm/config.yaml",
@@ -152,6 +149,8 @@ def _parser(*, with_others: bool = True) -> argparse.ArgumentParser:
     sub.add_argument(
         "text", nargs="?", default="-", help="the input; - or nothing: one input per line of standard input"
     )
+    about = "read the text as a message on this topic, through the first route of the task that watches it"
+    sub.add_argument("--topic", help=about)
     _add_result_arguments(sub)
 
     about = "send one request over MQTT and print its result (status 1: an error, 2: a timeout)"
@@ -271,63 +270,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    from edgeslm.config.loader import load_config
+    from edgeslm.cli.trying import run_try
 
-    config = load_config(arguments.config)
     set_up_logging("DEBUG" if arguments.debug else "WARNING")
-    if arguments.text == "-":
-        inputs: Iterator[bytes] = (line for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n")))
-    else:
-        inputs = iter([os.fsencode(arguments.text)])
-    trying = _try_all(config, arguments.task, inputs, arguments.options, as_json=arguments.json)
-    return asyncio.run(trying)
-
-
-async def _try_all(
-    config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any], *, as_json: bool
-) -> int:
-    """Prints the result of each input as the daemon would publish it. :return: the exit status, which is 1 if
-    any result is an error."""
-    from edgeslm.cli.results import print_result
-    from edgeslm.protocol.codec import Rejected, error_result
-    from edgeslm.serving.service import Service
-    from edgeslm.update.store import Store
-
-    config = Store(config.state_dir, config.node).settled(config)
-    needed = config.model_copy(update={"tasks": {task: config.tasks[task]}} if task in config.tasks else {})
-    service = Service(needed)
-    await service.start()
-    try:
-        failed = False
-        for number, text in enumerate(inputs, 1):
-            request = _parse_input(config, task, text, options, number)
-            if isinstance(request, Rejected):
-                result = error_result(request.id, request.task, request.error)
-            else:
-                result = await service.submit(request)
-            failed |= result.status == "error"
-            print_result(result, as_json=as_json)
-        return int(failed)
-    finally:
-        await service.stop()
-
-
-def _parse_input(
-    config: Config, task: str, text: bytes, options: dict[str, Any], number: int
-) -> Request | Rejected:
-    """Parses an input as if it were a request from MQTT; ``number`` becomes the request's id."""
-    from edgeslm.protocol.codec import Topics, encode_request, parse_request
-    from edgeslm.protocol.delivery import Delivery
-
-    with contextlib.suppress(UnicodeDecodeError):  # parse_request refuses it
-        text = encode_request(text.decode(), options=options)
-    return parse_request(
-        Delivery.local(text, correlation=str(number).encode()),
-        task=task,
-        topics=Topics(config.node, config.prefix),
-        allowed_replies=(),
-        packet_limit=config.limits.packet_bytes,
-    )
+    return run_try(arguments)
 
 
 def _request(arguments: argparse.Namespace) -> int:

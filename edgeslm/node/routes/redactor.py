@@ -55,7 +55,7 @@ class Redactor:
         try:
             with suppress(Busy):  # the journal is full: go on unmarked
                 attempt.compute()
-            return await self._redact(route, message.text, attempt)
+            return await redacted(self.service, route, message.text, attempt)
         except MemoryError:
             raise
         except Exception as failure:
@@ -66,43 +66,17 @@ class Redactor:
         finally:
             attempt.wait()
 
-    async def _redact(self, route: Route, text: str, attempt: Attempt) -> str:
-        payload = await _search(len(text), lambda: read_payload(text))
-        (found,) = await self._find_names(route, [payload], attempt)
-        return await _search(len(text), lambda: payload.redact(exact_kinds(route), found))
-
-    async def _find_names(
-        self, route: Route, payloads: Sequence[Payload], attempt: Attempt | None
-    ) -> list[list[Span]]:
-        """For each payload, what the route's model finds in it. :raises RequestError: the model can't be
-        used, or it failed."""
-        if route.redact_model is None or not route.named_kinds:
-            return [[] for _ in payloads]
-        texts = [payload.for_model() for payload in payloads]
-        for pause_s in (*PAUSES_S, None):
-            try:
-                spans = await self.service.deployment.find_spans(
-                    route.redact_model, _JOINT.join(texts), route.named_kinds, route.redact_threshold, attempt
-                )
-            except _PASSING as error:
-                if pause_s is None:
-                    raise
-                log.warning("route %s can't redact a message yet: %s", route.name or route.task, error)
-                await asyncio.sleep(pause_s)
-            else:
-                break
-        return spread(spans, texts)
-
     async def redact_window(self, route: Route, window: Mapping[str, Any]) -> dict[str, Any]:
         """The messages of a window, redacted: those that came before the route had ``redact`` are on the disk
         as they were. Messages that can't be redacted are left out, and count as dropped. Waits for a model
         that can't be used now."""
         messages = window["messages"]
         read = await asyncio.to_thread(_read_messages, messages)
+        payloads = [payload for _, *pair in read for payload in pair]
         names: list[list[Span]] | None = None
         while names is None:
             try:
-                names = await self._find_names(route, [one for _, *pair in read for one in pair], None)
+                names = await _find_names(self.service, route, payloads, None)
             except _PASSING:
                 continue
             except RequestError as error:
@@ -110,15 +84,45 @@ class Redactor:
                 read, names = [], []
         found = iter(names)
 
-        def redacted() -> list[dict[str, Any]]:
+        def redact_all() -> list[dict[str, Any]]:
             exact = exact_kinds(route)
             return [
                 {**one, "id": id.redact(exact, next(found)), "text": text.redact(exact, next(found))}
                 for one, id, text in read
             ]
 
-        kept = await asyncio.to_thread(redacted)
+        kept = await asyncio.to_thread(redact_all)
         return {**window, "messages": kept, "dropped": window["dropped"] + len(messages) - len(kept)}
+
+
+async def redacted(service: Service, route: Route, text: str, attempt: Attempt) -> str:
+    """A message of the route, redacted. :raises RequestError: it can't be."""
+    payload = await _search(len(text), lambda: read_payload(text))
+    (found,) = await _find_names(service, route, [payload], attempt)
+    return await _search(len(text), lambda: payload.redact(exact_kinds(route), found))
+
+
+async def _find_names(
+    service: Service, route: Route, payloads: Sequence[Payload], attempt: Attempt | None
+) -> list[list[Span]]:
+    """For each payload, what the route's model finds in it. :raises RequestError: the model can't be used, or
+    it failed."""
+    if route.redact_model is None or not route.named_kinds:
+        return [[] for _ in payloads]
+    texts = [payload.for_model() for payload in payloads]
+    for pause_s in (*PAUSES_S, None):
+        try:
+            spans = await service.deployment.find_spans(
+                route.redact_model, _JOINT.join(texts), route.named_kinds, route.redact_threshold, attempt
+            )
+        except _PASSING as error:
+            if pause_s is None:
+                raise
+            log.warning("route %s can't redact a message yet: %s", route.name or route.task, error)
+            await asyncio.sleep(pause_s)
+        else:
+            break
+    return spread(spans, texts)
 
 
 def exact_kinds(route: Route) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from edgeslm.cli import main
 from tests.support.apps import WAIT_S, App
@@ -338,6 +339,25 @@ def test_check_connect_says_what_is_wrong_with_the_broker(edgeslm: Any, config: 
 
 
 # try
+
+
+def test_try_reads_a_text_as_a_message_of_a_route(edgeslm: Any, config: Path) -> None:
+    made = yaml.safe_load(config.read_text())
+    route = {"from": "desk/+/note", "task": "say", "to": "out/{{ topic[1] }}", "redact": ["phone"]}
+    window = {"from": "hall/log", "task": "brief", "window": {"last": 3}}
+    made["routes"] = [{**route, "when": "payload != 'no'", "input": "Say {{ payload }}"}, window]
+    config.write_text(yaml.safe_dump(made))
+    text = ("--topic", "desk/3/note", "--json")
+    done = edgeslm("try", config, "say", "-", *text, stdin=b"call 0171 2345678\nno\n")
+    assert done.status == 0, done.err
+    assert [one["result"]["text"] for one in done.results] == ["Say call [phone]"]
+    told = done.err.splitlines()
+    assert told[:2] == ["route say reads: Say call [phone]", "route say publishes to: out/3"]
+    assert told[2].startswith("route say skips it: ")
+    done = edgeslm("try", config, "say", "x", "--topic", "desk/3")
+    assert (done.status, done.err) == (1, "edgeslm: No route of the task say watches desk/3.\n")
+    done = edgeslm("try", config, "brief", "x", "--topic", "hall/log")
+    assert done.status == 1 and "windows" in done.err
 
 
 def test_try_prints_the_result_of_a_text(edgeslm: Any, config: Path) -> None:
