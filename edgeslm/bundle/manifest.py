@@ -170,6 +170,7 @@ class Manifest(Section):
     quantization: Quantization | None = None
     context_length: int = Field(default=0, ge=0)
     kv_bytes_per_token: int = Field(default=0, ge=0)
+    state_bytes: int | None = Field(None, ge=0, description="recurrent state of a sequence")
     graphs: Graphs = Graphs()
     encoder: EncoderSection | None = None
     zero_shot: ZeroShotSection | None = None
@@ -191,8 +192,7 @@ class Manifest(Section):
 
     @property
     def embeds(self) -> bool:
-        """Whether the model computes embeddings of texts; a reader or a zero-shot model doesn't, since its
-        vectors are those of a text with a question or labels."""
+        """Whether the model computes embeddings of texts: no reader, which reads pairs, and no zero-shot."""
         return self.model_kind == "encoder" and not self.is_reader and self.zero_shot is None
 
     @property

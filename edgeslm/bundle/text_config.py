@@ -10,9 +10,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-MULTIMODAL: Final = ("Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration")
+MULTIMODAL: Final = (
+    "Gemma3ForConditionalGeneration",
+    "Lfm2VlForConditionalGeneration",
+    "Mistral3ForConditionalGeneration",
+    "Qwen3_5ForConditionalGeneration",
+)
 GRANITE_HYBRID: Final = "GraniteMoeHybridForCausalLM"
 MINISTRAL: Final = "Ministral3ForCausalLM"
+LFM2: Final = "Lfm2ForCausalLM"
+QWEN3_5: Final = "Qwen3_5ForCausalLM"
 
 _GEMMA3: Final[Mapping[str, Any]] = {
     "num_attention_heads": 8,
@@ -26,9 +33,9 @@ _GEMMA3: Final[Mapping[str, Any]] = {
 _REASONS: Final[Mapping[str, str]] = {
     "Gemma4": "its layers share caches and have own embeddings, which the engine's cache doesn't know",
     "Gemma3n": "its layers share caches and have own embeddings, which the builder doesn't write",
-    "Lfm2": "its convolutions keep a state that can't be rewound, so prompts and labels can't share a prefix",
-    "Qwen3_5": "its linear attention keeps a state that can't be rewound, so labels can't share a prefix",
-    "Qwen3Next": "its linear attention keeps a state that can't be rewound, so labels can't share a prefix",
+    "Lfm2Audio": "it answers in speech as well; take an LFM2 for text",
+    "Lfm3": "onnxruntime-genai's builder doesn't know its layers",
+    "Qwen3Next": "onnxruntime-genai's builder doesn't know its layers",
     "Olmo": "the builder's graph computes other logits than the model",
 }
 
@@ -38,7 +45,7 @@ def refusal(architecture: str, config: Mapping[str, Any]) -> str | None:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     experts = text.get("num_local_experts") or text.get("num_experts") if isinstance(text, dict) else None
     if architecture == GRANITE_HYBRID and "mamba" in _layer_types(config):
-        return "its Mamba layers keep a state that can't be rewound; take the model without -h"
+        return "onnxruntime-genai's builder writes no Mamba layers; take the model without -h"
     if experts or (architecture != GRANITE_HYBRID and re.search(r"Moe|MoE|GptOss", architecture)):
         return "it is a mixture of experts, whose graph the builder writes for CUDA alone"
     if architecture == GRANITE_HYBRID:
@@ -61,6 +68,10 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if name in MULTIMODAL and isinstance(inner, dict):
         if name.startswith("Gemma3"):
             return {**_GEMMA3, **inner, "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
+        if name.startswith("Lfm2Vl"):
+            return {**inner, "architectures": [LFM2], "model_type": "lfm2"}
+        if name.startswith("Qwen3_5"):
+            return {**inner, "architectures": [QWEN3_5], "model_type": "qwen3_5_text"}
         kind = MINISTRAL if inner.get("model_type") == "ministral3" else "MistralForCausalLM"
         tied = config.get("tie_word_embeddings", inner.get("tie_word_embeddings", False))
         return {**inner, "tie_word_embeddings": tied, "architectures": [kind]}

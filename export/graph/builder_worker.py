@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from edgeslm_export.graph.builder_fixes import mended_builder
 from edgeslm_export.graph.matmul_by_row import BY_ROW, write_product_by_row, write_scales
+from edgeslm_export.graph.recurrent_state import serve_states
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.packing import Quantized
@@ -73,6 +74,7 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), mended_builder():
         parsed = parse_extra_options(None, str(folder), str(out), "int4", "cpu", cache, pairs)
         create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
+    serve_states(out)
     shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may differ
     return {"layers": layers}
 
@@ -173,6 +175,8 @@ def _write_product(
 ) -> str:
     """Writes a matrix product. :return: the name of its last node."""
     output = "logits" if logits else None
+    if "/linear_attn/" in basename:  # whose results the builder expects under the names of float products
+        output = f"{basename}/output_0"
     sequence = options.get("seq_dim", "sequence_length")
     if matrix.format.by_row:
         return write_product_by_row(model, matrix, f"{basename}{BY_ROW}", root_input, sequence, output)

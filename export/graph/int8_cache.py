@@ -17,6 +17,7 @@ The branch for several tokens stores codes in place (``ScatterND``): past and pr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.graph.lora_graph import GRAPH as LORA
 from edgeslm_export.graph.onnx_edit import replace
+from edgeslm_export.graph.recurrent_state import state_bytes, state_inputs
 from edgeslm_export.graph.score_graph import GRAPH as SCORE
 from edgeslm_export.graph.score_graph import POSITIONS
 
-from edgeslm.bundle.model_shape import FLOAT_BYTES
+from edgeslm.bundle.model_shape import FLOAT_BYTES, item_bytes_of_cache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,15 +88,36 @@ def cache_item_bytes(folder: Path) -> int:
     return max(int(helper.tensor_dtype_to_np_dtype(kind).itemsize) for kind in kinds)
 
 
-def kv_bytes_per_token(config: dict[str, Any], item_bytes: int = FLOAT_BYTES) -> int:
-    """KV-cache bytes of a token; an upper bound, since sliding-window layers need less.
+def cache_sizes(folder: Path) -> dict[str, int | None]:
+    """The manifest's sizes of a model folder's caches: ``kv_bytes_per_token`` (an upper bound, since
+    sliding-window layers need less) and ``state_bytes`` (None without recurrent states)."""
+    import onnx
 
-    :param config: the value of ``model`` in ``genai_config.json``.
-    :param item_bytes: bytes of a number in the cache.
-    """
-    decoder = config["decoder"]
-    per_layer = int(decoder["num_key_value_heads"]) * int(decoder["head_size"])
-    return 2 * int(decoder["num_hidden_layers"]) * per_layer * item_bytes
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    token_bytes = _values_per_token(graph, read_settings(folder)) * cache_item_bytes(folder)
+    return {"kv_bytes_per_token": token_bytes, "state_bytes": state_bytes(folder) or None}
+
+
+def wants_int8(folder: Path) -> bool:
+    """Whether a model gets an int8 cache: a float32 cache of the whole context is large, and all layers have
+    a cache of keys and values, none a recurrent state."""
+    import onnx
+
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    settings = read_settings(folder)
+    values = _values_per_token(graph, settings) * int(settings["context_length"])
+    return item_bytes_of_cache(values) < FLOAT_BYTES and not state_inputs(graph)
+
+
+def _values_per_token(graph: Any, settings: Mapping[str, Any]) -> int:
+    decoder = settings["decoder"]
+    return len(cache_inputs(graph)) * int(decoder["num_key_value_heads"]) * int(decoder["head_size"])
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The section ``model`` of ``genai_config.json``."""
+    settings: dict[str, Any] = json.loads((folder / "genai_config.json").read_bytes())["model"]
+    return settings
 
 
 @dataclass(frozen=True, slots=True)

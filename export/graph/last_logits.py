@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, rename_tokens, replace_pruning
+from edgeslm_export.graph.recurrent_state import state_inputs
 
 ROWS: Final = 9
 """Number of tokens for which a pass computes logits: a token and eight draft tokens after it."""
@@ -33,7 +34,7 @@ def keep_last_logits(folder: Path) -> bool:
     ``genai_config.json``.
 
     :return: false, with nothing changed, if the head isn't pruned, the vocabulary is too large, or the KV
-        cache is a sliding window, for which the runtime doesn't support speculation.
+        cache is a sliding window or has a recurrent state, for which the runtime supports no speculation.
     """
     import onnx
 
@@ -41,6 +42,8 @@ def keep_last_logits(folder: Path) -> bool:
     config = json.loads(file.read_text("utf-8"))
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     settings = config.get("model", {})
+    if state_inputs(model.graph):
+        return False
     wants_too_much = settings.get("vocab_size", MOST_VOCABULARY + 1) > MOST_VOCABULARY
     if wants_too_much or settings["decoder"].get("sliding_window") or not widen_head(model.graph):
         return False

@@ -16,6 +16,7 @@ from typing import Any
 
 from edgeslm_export.graph.matmul_by_row import BY_ROW, INTEGERS, source_of_codes
 from edgeslm_export.graph.onnx_edit import makers_of
+from edgeslm_export.graph.recurrent_state import state_inputs
 
 GRAPH = "model_lora.onnx"
 
@@ -52,12 +53,13 @@ class Branch:
 def write_lora_graph(folder: Path) -> bool:
     """Writes ``model_lora.onnx`` next to the plain graph of a bundle.
 
-    :return: false, with nothing written, if the graph has no matrix product for an adapter.
+    :return: false, with nothing written, if the graph has no matrix product for an adapter, or layers with
+        a recurrent state, whose matrices no adapter of PEFT's is mapped to.
     """
     import onnx
 
     model = onnx.load(folder / "model.onnx", load_external_data=False)
-    if not add_branches(model):
+    if state_inputs(model.graph) or not add_branches(model):
         return False
     onnx.save(model, folder / GRAPH)
     return True

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, replace_pruning
+from edgeslm_export.graph.recurrent_state import state_inputs
 
 GRAPH: Final = "model_score.onnx"
 
@@ -49,9 +50,10 @@ def write_score_graph(folder: Path) -> bool:
 def open_branches(graph: Any) -> bool:
     """Adds the inputs for scoring to the graph, in place. :return: false, with nothing changed, if a layer
     has windowed attention (the window would count tokens of other branches), if the graph switches between
-    two branches by the number of tokens (Phi-3's LongRoPE), or if its head isn't pruned.
+    two branches by the number of tokens (Phi-3's LongRoPE), if it has a recurrent state (which would read
+    the labels one after another), or if its head isn't pruned.
     """
-    if any(node.op_type == "If" for node in graph.node):
+    if any(node.op_type == "If" for node in graph.node) or state_inputs(graph):
         return False
     attention = [node for node in graph.node if node.op_type == _ATTENTION]
     if not attention or any(_has_window(node) or _takes_positions(node) for node in attention):

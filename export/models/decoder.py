@@ -21,7 +21,7 @@ from edgeslm_export.evaluate.reference import UNQUANTIZED, gguf_types, study_tas
 from edgeslm_export.evaluate.report_card import measure_bundle
 from edgeslm_export.graph.decode_graph import WRITES, join
 from edgeslm_export.graph.fixed_scales import fix_scales
-from edgeslm_export.graph.int8_cache import RANGES, cache_item_bytes, kv_bytes_per_token, quantize_cache
+from edgeslm_export.graph.int8_cache import RANGES, cache_sizes, quantize_cache, wants_int8
 from edgeslm_export.graph.last_logits import keep_last_logits
 from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
@@ -68,7 +68,6 @@ from edgeslm_export.sources.checkpoint import SETTINGS, Origin, bundle_name
 from edgeslm_export.sources.corpus import Corpus
 
 from edgeslm.bundle.manifest import Manifest
-from edgeslm.bundle.model_shape import FLOAT_BYTES, item_bytes_of_cache
 from edgeslm.errors import ExportError
 
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -137,7 +136,7 @@ def export_model(
         )
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
-        fields["kv_bytes_per_token"] = kv_bytes_per_token(config, cache_item_bytes(stage))
+        fields |= cache_sizes(stage)
         if built.written:
             fields["quantization"]["written"] = weight_groups(built.written)
         if (stage / GRAPH).is_file():
@@ -371,11 +370,9 @@ class _Work:
         )
 
     def _quantize_cache(self, folder: Path, *, single: bool = False) -> None:
-        """Gives a model an int8 cache, unless a float32 cache is small. The scales are those of the first
+        """Gives a model an int8 cache, unless a float32 cache will do. The scales are those of the first
         build."""
-        config = json.loads((folder / "genai_config.json").read_bytes())["model"]
-        values = kv_bytes_per_token(config, 1) * int(config["context_length"])
-        if item_bytes_of_cache(values) == FLOAT_BYTES:
+        if not wants_int8(folder):
             return
         if not (self._folder / RANGES).exists():
             self._run("evaluate.cache_ranges", "measuring keys and values", {"bundle": str(folder)})

@@ -111,7 +111,7 @@ diverges more."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and of an embedding that isn't tied to it."""
-FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Matrices that read the same input and are fused in the graph: they share a format."""
 
 VALUES = ("v_proj", "qkv_proj")
@@ -124,6 +124,7 @@ earlier weights can absorb the smoothing factors, and a separate node would cost
 _LEFT_BY_GPTQ = ((("q_proj", "k_proj", *VALUES), 0.15), (ATTENDED, 0.27), (("lm_head", "embed_tokens"), 1.0))
 _LEFT_OF_OTHERS = 0.43
 
+_GATE = re.compile(r"gate|\.w3$")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -150,7 +151,7 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
         "accuracy_level": "4",
         "block_size": str(recipe.group_size or recipe.head.group_size),
         "prune_lm_head": "true",
-        "fuse_mlp_gate_up": "true" if any("gate" in name for name in names) else "false",
+        "fuse_mlp_gate_up": "true" if any(_GATE.search(name) for name in names) else "false",
         "windowed_kv_cache": "false",
     }
 

@@ -25,8 +25,8 @@ from edgeslm.errors import ExportError
 Kind = Literal["decoder", "encoder", "reader"]
 
 # transformers classes of the decoders for which onnxruntime-genai 0.18's builder makes a graph that computes
-# what transformers does, with a cache that can be rewound. ``text_config`` turns other classes into these and
-# says why some are refused.
+# what transformers does, with a cache that can be rewound or a state that can be kept. ``text_config`` turns
+# other classes into these and says why some are refused.
 DECODERS = (
     "Ernie4_5ForCausalLM",
     "Gemma2ForCausalLM",
@@ -34,6 +34,7 @@ DECODERS = (
     "GemmaForCausalLM",
     "GraniteForCausalLM",
     "HunYuanDenseV1ForCausalLM",
+    "Lfm2ForCausalLM",
     "LlamaForCausalLM",
     "Ministral3ForCausalLM",
     "MistralForCausalLM",
@@ -42,6 +43,7 @@ DECODERS = (
     "PhiForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
+    "Qwen3_5ForCausalLM",
     "SmolLM3ForCausalLM",
 )
 
@@ -96,7 +98,7 @@ _TOKENIZER_FILES = (
 )
 SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Suffixes of a checkpoint's configuration, chat template and tokenizer."""
-BESIDE_TEXT = re.compile(r"(model\.)?(vision_\w+|audio_\w+|multi_modal_projector)\.")
+BESIDE_TEXT = re.compile(r"mtp\.|(model\.)?(vision_\w+|visual|audio_\w+|multi_modal_projector)\.")
 """Tensors of a multimodal checkpoint that don't belong to its text decoder."""
 _SUFFIX = re.compile(r"For\w+$|Model$")
 

@@ -15,7 +15,7 @@ from typing import Any
 from edgeslm_export.sources.checkpoint import read_config, weight_files
 from edgeslm_export.sources.gguf import HEAD, read_gguf_header, tied_copy
 
-from edgeslm.bundle.text_config import MINISTRAL, served_context, text_config
+from edgeslm.bundle.text_config import MINISTRAL, QWEN3_5, served_context, text_config
 from edgeslm.errors import ExportError
 
 # Tokens that end a turn in the chat templates of the supported families. Many configurations name only the
@@ -195,10 +195,12 @@ def _split_digits(tokenizer: Any, source: Path) -> None:
 
 def _complete(config: dict[str, Any]) -> None:
     """Makes a config what the builder expects: the original context length of Phi-3 models without RoPE
-    scaling, and the class and context of Ministral 3."""
+    scaling, the class and context of Ministral 3, and the class of Qwen3.5."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if config.get("model_type") == "phi3" and "long_factor" not in rope:
         config["original_max_position_embeddings"] = config.get("max_position_embeddings", 4096)
+    if config.get("architectures") == [QWEN3_5]:
+        config["architectures"] = ["Qwen3_5ForConditionalGeneration"]  # the builder's name for the same graph
     if config.get("architectures") == [MINISTRAL]:
         config["architectures"] = ["MistralForCausalLM"]  # as the builder names the same graph
         if length := config.get("max_position_embeddings"):

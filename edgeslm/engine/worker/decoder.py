@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +37,14 @@ from edgeslm.engine.calls import (
 )
 from edgeslm.engine.worker.adapters import LoadedAdapters
 from edgeslm.engine.worker.grammar import longest_forced, runtime_grammar
-from edgeslm.engine.worker.kv_cache import KvSlot, SlotKey, SlotPool, rewind_limit, rounded
+from edgeslm.engine.worker.kv_cache import STATE_COPIES, KvSlot, SlotKey, SlotPool, rewind_limit, rounded
 from edgeslm.engine.worker.labels import Branch, make_tree
 from edgeslm.engine.worker.loading import PLAIN, Loader, engine_error
 from edgeslm.engine.worker.one_pass import OnePass, fits
 from edgeslm.engine.worker.prefix_cache import FOLDER
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS
 from edgeslm.engine.worker.prompt import ChatTokenizer, Encoded
+from edgeslm.engine.worker.reading import PromptReader, has_state
 from edgeslm.engine.worker.room import check_room
 from edgeslm.engine.worker.tool_format import constrain, read_answer
 from edgeslm.engine.worker.transcript import Transcript
@@ -76,21 +77,6 @@ Only greedy decoding with a grammar uses drafts, since constrained output is mos
 (``benchmarks/LOG.md``). Drafts don't speed up free text. Drafts don't speed up JSON from bundles with
 separate decode weights either, since with these bundles a step with two tokens takes twice as long as a step
 with one token."""
-
-
-def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
-    """Splits a prompt of ``count`` tokens into pieces of at most ``most`` tokens; yields start and end of
-    each.
-
-    The last piece has at least two tokens, since the runtime computes a single token with the decode kernel,
-    which rounds differently.
-    """
-    start = 0
-    while start < count:
-        end = min(start + most, count)
-        end -= count - end == 1
-        yield start, end
-        start = end
 
 
 class Decoder:
@@ -147,12 +133,16 @@ class Decoder:
         # The number of positions whose logits the graph outputs (``edgeslm_export.graph.last_logits``).
         self._drafts = min(MOST_DRAFTS, settings.get("speculative", {}).get("max_draft_tokens", 0))
         self._slots = SlotPool(
-            bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
+            bundle.manifest.kv_bytes_per_token,
+            rewind_limit(self._settings, self.context_length),
+            state_bytes=bundle.manifest.state_bytes or 0,
         )
         prompt_s = prepared.prompt_seconds.get(self.threads, math.inf) if prepared else math.inf
         vocabulary = int(self._settings.get("vocab_size", 0)) if self._drafts else 0
         is_large = prompt_s <= _PIECE_S and vocabulary <= _PIECE_VOCABULARY
-        self._piece = PROMPT_TOKENS if is_large else PREFILL_PIECE
+        self._reader = PromptReader(
+            PROMPT_TOKENS if is_large else PREFILL_PIECE, keeps_state=has_state(self._settings)
+        )
         self._tree = lru_cache(maxsize=64)(self._label_tree)  # requests may bring their own labels
         self._one_pass = OnePass(self._load_scorer)
 
@@ -205,12 +195,13 @@ class Decoder:
                 f"max_tokens is {call.max_tokens} and the model's context has {self.context_length} tokens, "
                 "the input included; ask for fewer"
             )
-        ids, truncated, _ = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
+        encoded = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
+        ids, truncated = encoded.ids, encoded.truncated
         call = constrain(call, self._chat.tool_format, self._special)
         started = time.perf_counter()
         is_greedy = call.sampling.temperature == 0
         key = self._key_of(call, self.context_length - len(ids) - call.max_tokens)
-        slot = self._slot(ids, len(ids) + call.max_tokens + key.forced, key, call.sampling, cancelled)
+        slot = self._slot(encoded, len(ids) + call.max_tokens + key.forced, key, call.sampling, cancelled)
         if call.only_read:
             self._slots.put(slot)
             return Output(finish_reason="length", truncated=truncated)
@@ -263,7 +254,7 @@ class Decoder:
             found = scorer.score(encoded, tree, cancelled, keeps=call.only_read)
             scores = [found.get(number, -math.inf) for number in range(len(call.labels))]
         else:
-            scores = self._score_branches(ids, tree, call, cancelled)
+            scores = self._score_branches(encoded, tree, call, cancelled)
         return Output(
             probabilities=tuple(math.exp(score) for score in scores),
             truncated=truncated,
@@ -271,12 +262,12 @@ class Decoder:
         )
 
     def _score_branches(
-        self, ids: Sequence[int], tree: Branch, call: Score, cancelled: IsCancelled
+        self, prompt: Encoded, tree: Branch, call: Score, cancelled: IsCancelled
     ) -> list[float]:
-        key = SlotKey(adapter=call.adapter)
-        slot = self._slot(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
+        key, length = SlotKey(adapter=call.adapter), len(prompt.ids)
+        slot = self._slot(prompt, length + tree.depth() + 1, key, Sampling(), cancelled)
         scores = [-math.inf] * len(call.labels)
-        self._walk(slot, tree, len(ids), 0.0, scores, cancelled)
+        self._walk(slot, tree, length, 0.0, scores, cancelled)
         self._slots.put(slot)
         return scores
 
@@ -306,7 +297,7 @@ class Decoder:
             self._end_ids,
             self.threads,
             power=self._loader.power,
-            piece=self._piece,
+            piece=self._reader.piece,
             on_disk=path.parent / FOLDER,
         )
 
@@ -314,40 +305,31 @@ class Decoder:
 
     def _slot(
         self,
-        ids: Sequence[int],
+        prompt: Encoded,
         length: int,
         key: SlotKey,
         sampling: Sampling,
         cancelled: IsCancelled,
     ) -> KvSlot:
-        """Takes or creates a slot that can hold ``length`` tokens, and fills its cache with exactly ``ids``.
+        """Takes or creates a slot that can hold ``length`` tokens, and fills its cache with exactly
+        ``prompt``.
 
         The slot isn't in the pool while the call uses it, since another call may run between two steps.
         """
         if length > self.context_length:
             raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
         is_greedy = sampling.temperature == 0
-        shared, slot = self._slots.take(ids, length, key) if is_greedy else (0, None)
+        shared, slot = self._slots.take(prompt.ids, length, key) if is_greedy else (0, None)
         if slot is None:
             max_length = rounded(length, self.context_length)
             if is_greedy:
                 self._slots.make_room(max_length)
-            needed = max_length * self.bundle.manifest.kv_bytes_per_token
+            manifest = self.bundle.manifest
+            needed = max_length * manifest.kv_bytes_per_token + STATE_COPIES * (manifest.state_bytes or 0)
             check_room(needed, f"a cache of {max_length} tokens", self, self._root)
             slot = self._new_slot(max_length, key, sampling)
-        self._prefill(slot, ids[shared:], cancelled)
-        slot.tokens, slot.prompt_length = list(ids), len(ids)
+        self._reader.read(slot, prompt, shared, cancelled)
         return slot
-
-    def _prefill(self, slot: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
-        """Appends tokens to the slot's cache in pieces, so that a long prompt can be cancelled."""
-        for start, end in pieces(len(ids), self._piece):
-            if cancelled():
-                raise Cancelled("cancelled while its prompt was read")
-            try:
-                slot.generator.append_tokens(np.array(ids[start:end], np.int32))
-            except Exception as error:
-                raise engine_error(error, slot.key.guide) from None
 
     def _new_slot(self, max_length: int, key: SlotKey, sampling: Sampling) -> KvSlot:
         params = og.GeneratorParams(self._model)
@@ -434,9 +416,7 @@ class Decoder:
             # the token before it is read again.
             again = slot.tokens[length - 1 : length] if self._writes_apart and len(path) == 1 else []
             start = length - len(again)
-            if len(slot.tokens) > start:
-                slot.generator.rewind_to(start)
-                del slot.tokens[start:]
+            self._reader.rewind(slot, start, cancelled)
             slot.generator.append_tokens(np.array([*again, *path], np.int32))
             slot.tokens += [*again, *path]
             self._walk(slot, below, length + len(path), total, scores, cancelled)

@@ -2,7 +2,9 @@
 once.
 
 All prompts of a task begin with the task's fixed instruction. A slot that holds the instruction is rewound to
-the first token that differs in the next prompt.
+the first token that differs in the next prompt. A model with a recurrent state (convolutions of LFM2, linear
+attention of Qwen3.5) can only go back to where its state was kept, so its slots keep the state at the end of
+the instruction.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ WORTH_SHARING: Final = 16
 """A slot is reused only if it shares at least this many leading tokens with the prompt. A shorter prefix,
 such as the start of the chat template, doesn't justify taking another task's slot, since a new slot costs
 about as much as computing 16 tokens."""
+STATE_COPIES: Final = 3
+"""Number of copies that a slot has of its recurrent state: before and after a step, and the kept one."""
 _PHI3_SWITCH: Final = 4096
 """Number of tokens after which Phi-3's LongRoPE changes its factors; a cache can't be rewound across this
 point."""
@@ -54,6 +58,8 @@ class KvSlot:
     tokens: list[int] = field(default_factory=list)
     prompt_length: int = 0
     reused: bool = False
+    kept: int = 0
+    """Number of leading tokens after which a recurrent state is kept; 0 if none is."""
 
 
 class SlotPool:
@@ -61,6 +67,7 @@ class SlotPool:
 
     :param kv_bytes: bytes of the cache for each token.
     :param rewind_limit: longest cache, in tokens, that can be rewound.
+    :param state_bytes: bytes of a slot's recurrent state; 0 for a model that has none.
     """
 
     def __init__(
@@ -68,11 +75,13 @@ class SlotPool:
         kv_bytes: int,
         rewind_limit: int,
         *,
+        state_bytes: int = 0,
         budget_bytes: int = SLOT_BYTES,
         most: int = MOST_SLOTS,
     ) -> None:
         self._kv_bytes = kv_bytes
         self._rewind_limit = rewind_limit
+        self._state_bytes = state_bytes
         self._budget_bytes = budget_bytes
         self._most = most
         self._slots: list[KvSlot] = []  # most recently used last
@@ -117,8 +126,9 @@ class SlotPool:
         holds a task's instruction.
         """
         while self._slots:
-            total = max_length + self.tokens
-            if len(self._slots) < self._most and total * self._kv_bytes <= self._budget_bytes:
+            needed = (max_length + self.tokens) * self._kv_bytes
+            needed += (1 + len(self._slots)) * STATE_COPIES * self._state_bytes
+            if len(self._slots) < self._most and needed <= self._budget_bytes:
                 return
             self._slots.remove(next((slot for slot in self._slots if not slot.reused), self._slots[0]))
 
@@ -133,6 +143,9 @@ class SlotPool:
         """
         if max(len(slot.tokens), len(ids)) > self._rewind_limit:
             return 0
+        if self._state_bytes:
+            is_head = slot.kept <= len(ids) - 2 and slot.tokens[: slot.kept] == list(ids[: slot.kept])
+            return slot.kept if is_head else 0
         limit = min(slot.prompt_length, len(ids) - 2)
         count = 0
         while count < limit and slot.tokens[count] == ids[count]:

@@ -17,6 +17,7 @@ PROMPT, STEPS = 40, 6
 def build_float(checkpoint: Path, work: Path) -> Path:
     """Builds the float32 graph of a checkpoint folder as an export does, but for the quantization."""
     from edgeslm_export.graph.builder_fixes import mended_builder
+    from edgeslm_export.graph.recurrent_state import serve_states
     from edgeslm_export.quantize.recipe import builder_options, find_recipe
     from edgeslm_export.sources.layer_reader import LayeredModel
     from edgeslm_export.sources.normalize import make_checkpoint
@@ -42,12 +43,14 @@ def build_float(checkpoint: Path, work: Path) -> Path:
         mock.patch.object(Model, "load_weights", lambda self, path: layered.model),
     ):
         create_model(*order, **parse_extra_options(*order, pairs))
+    serve_states(out)
     return out
 
 
 def difference(checkpoint: Path, graph: Path) -> float:
     """Largest difference of the graph's logits from those of transformers' model of the checkpoint, relative
-    to the largest logit: of a prompt, then token by token, then after a rewind."""
+    to the largest logit: of a prompt, then token by token, then after a rewind (to a kept state, if the model
+    has one)."""
     import onnxruntime_genai as og
     import torch
     import transformers
@@ -64,12 +67,24 @@ def difference(checkpoint: Path, graph: Path) -> float:
     generator = og.Generator(engine, params)
     found = [_append(generator, ids[:PROMPT])]
     found += [_append(generator, ids[at : at + 1]) for at in range(PROMPT, PROMPT + STEPS)]
-    generator.rewind_to(PROMPT // 2)
+    _rewind(generator, ids, PROMPT // 2)
     again = _append(generator, ids[PROMPT // 2 : PROMPT])
     wanted_last = wanted[PROMPT - 1 :]
     most = max(float(np.abs(one - other).max()) for one, other in zip(found, wanted_last, strict=True))
     most = max(most, float(np.abs(again - wanted[PROMPT - 1]).max()))
     return most / float(np.abs(wanted).max())
+
+
+def _rewind(generator: Any, ids: Any, length: int) -> None:
+    try:
+        generator.rewind_to(length)
+    except RuntimeError as error:  # a recurrent state
+        assert "without a snapshot" in str(error)
+        generator.rewind_to(0)
+        generator.append_tokens(np.asarray(ids[:length], np.int32))
+        generator.snapshot_state()
+        generator.append_tokens(np.asarray(ids[PROMPT:], np.int32))
+        generator.rewind_to(length)
 
 
 def _append(generator: Any, ids: Any) -> Any:

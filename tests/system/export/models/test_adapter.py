@@ -17,6 +17,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.worker.decoder import Decoder, _last_logits
 from edgeslm.engine.worker.kv_cache import SlotKey
+from edgeslm.engine.worker.prompt import Encoded
 from edgeslm.errors import BundleError, ExportError
 from tests.support.export.fixtures import Cases
 from tests.support.export.tiny_adapters import CASES
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.export
 def logits(decoder: Decoder, ids: list[int], adapter: Path | None) -> Any:
     """After the last of ``ids``, along the way of a request."""
     name = None if adapter is None else str(adapter)
-    slot = decoder._slot(ids, len(ids) + 1, SlotKey(adapter=name), Sampling(), lambda: False)
+    prompt = Encoded(ids, None, len(ids))
+    slot = decoder._slot(prompt, len(ids) + 1, SlotKey(adapter=name), Sampling(), lambda: False)
     return _last_logits(slot.generator)
 
 

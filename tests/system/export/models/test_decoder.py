@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgeslm_export.graph.int8_cache import kv_bytes_per_token
 from edgeslm_export.models.decoder import ExportOrder, export_model
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.quantize.targets import Goal
@@ -307,8 +306,3 @@ def test_the_parent_imports_no_heavy_library(tiny: Path, tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "the command for it is `edgeslm-export encoder`" in done.stderr
-
-
-def test_cache_bytes_follow_from_the_shape() -> None:
-    shape = {"num_hidden_layers": 30, "num_key_value_heads": 3, "head_size": 64}
-    assert kv_bytes_per_token({"decoder": shape}) == 46_080

@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.worker.decoder import Decoder, _last_logits
 from edgeslm.engine.worker.kv_cache import SlotKey
+from edgeslm.engine.worker.prompt import Encoded
 from edgeslm.errors import ExportError
 from tests.support.export.tiny_models import SHAPE, byte_tokenizer, decoder
 from tests.support.taught import change_manifest
@@ -116,7 +117,7 @@ def test_the_model_then_computes_what_the_engine_does(tiny: Path, int4_base: Pat
     ids = list(b"the pump runs hot and loud tonight")
     engine = Decoder(int4_base, 1)
     try:
-        slot = engine._slot(ids, len(ids) + 1, SlotKey(), Sampling(), lambda: False)
+        slot = engine._slot(Encoded(ids, None, len(ids)), len(ids) + 1, SlotKey(), Sampling(), lambda: False)
         expected = _last_logits(slot.generator)
     finally:
         engine.close()

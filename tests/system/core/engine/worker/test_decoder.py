@@ -28,9 +28,10 @@ from edgeslm.engine.calls import (
     Turn,
 )
 from edgeslm.engine.worker import room
-from edgeslm.engine.worker.decoder import PREFILL_PIECE, Decoder, pieces
+from edgeslm.engine.worker.decoder import PREFILL_PIECE, Decoder
 from edgeslm.engine.worker.kv_cache import MOST_SLOTS, SLOT_BYTES
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS, Prepared
+from edgeslm.engine.worker.reading import pieces
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
