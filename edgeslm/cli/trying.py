@@ -15,7 +15,7 @@ from edgeslm.cli.results import print_result
 from edgeslm.config.loader import Config, load_config
 from edgeslm.errors import EdgeslmError, RequestError
 from edgeslm.messages import Request, Result, Turn
-from edgeslm.node.routes.redactor import redacted
+from edgeslm.node.routes.redactor import Redactor
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip, Unredacted
 from edgeslm.protocol.codec import Rejected, Topics, encode_request, error_result, parse_request
 from edgeslm.protocol.delivery import Delivery
@@ -96,7 +96,7 @@ async def _read(service: Service, reader: RouteReader, topic: str, payload: byte
     work: RouteWork | Unredacted | Skip = reader.consider(topic, payload, False, time.monotonic())
     if isinstance(work, Unredacted):
         try:
-            text = await redacted(service, reader.route, work.text, Turn())
+            text = await Redactor(service).redact(reader.route, work.text, Turn())
             work = reader.read_redacted(topic, text)
         except RequestError as error:
             work = Skip("unredacted", f"it can't be redacted: {error}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from edgeslm.config.fields import MaxRate, Name, TopicFilter, WindowField
 from edgeslm.config.remote_stages import Pattern
@@ -12,7 +13,16 @@ from edgeslm.config.sections import Section
 
 EXACT_KINDS: Final = frozenset(get_args(Pattern))
 """Kinds of data that have an exact form; all others need a model."""
-RedactedKind = Annotated[str, StringConstraints(pattern=r"^\w+(?:[ _-]\w+)*$", max_length=64)]
+_KIND: Final = re.compile(r"\w+(?:[ _-]\w+)*")
+
+
+def _check_kind(kind: str) -> str:
+    if not _KIND.fullmatch(kind):
+        raise ValueError("no kind of data: use words of letters and digits, such as street address")
+    return kind
+
+
+RedactedKind = Annotated[str, StringConstraints(max_length=64), AfterValidator(_check_kind)]
 """A kind of data in the words that a zero-shot model reads, such as ``street address``."""
 
 
@@ -90,4 +100,4 @@ class Route(Section):
     @property
     def named_kinds(self) -> tuple[str, ...]:
         """The kinds of ``redact`` that ``redact_model`` finds."""
-        return tuple(kind for kind in self.redact if kind not in EXACT_KINDS)
+        return tuple(dict.fromkeys(kind for kind in self.redact if kind not in EXACT_KINDS))

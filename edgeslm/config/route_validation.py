@@ -84,12 +84,14 @@ def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:
 def _redaction_faults(path: Path, route: Route, names: Names) -> Iterator[Fault]:
     """Faults in what a route redacts."""
     model, others = route.redact_model, route.named_kinds
-    if model is None and others:
-        exact = ", ".join(sorted(EXACT_KINDS))
+    misspelled = {kind: exact for kind in others if (exact := _exact_kind(kind))}
+    for kind, exact in misspelled.items():
+        yield (*path, "redact"), f"{kind!r} is no exact form: did you mean {exact}?"
+    if model is None and (unknown := [kind for kind in others if kind not in misspelled]):
         yield (
             (*path, "redact"),
-            f"{others[0]!r} has no exact form, as {exact} have: name a zero-shot model of kind gliner as "
-            "redact_model, or remove it",
+            f"{unknown[0]!r} has no exact form, as {', '.join(sorted(EXACT_KINDS))} have: name a zero-shot "
+            "model of kind gliner as redact_model, or remove it",
         )
     if model is None and route.redact_threshold is not None:
         yield (*path, "redact_threshold"), "is for a redact_model; name one, or remove it"
@@ -97,6 +99,13 @@ def _redaction_faults(path: Path, route: Route, names: Names) -> Iterator[Fault]
         yield (*path, "redact_model"), f"no model is called {model!r}: {near(model, names.models)}"
     elif model is not None and not others:
         yield (*path, "redact_model"), "redact names no kind for it, such as person; add one, or remove it"
+
+
+def _exact_kind(kind: str) -> str | None:
+    """The exact kind that is written in another way, such as ``Phone`` or ``e-mails``; None if there is
+    none."""
+    plain = "".join(one for one in kind.lower() if one.isalnum())
+    return next((one for one in (plain, plain.removesuffix("s")) if one in EXACT_KINDS), None)
 
 
 def _template_faults(path: Path, route: Route) -> Iterator[Fault]:

@@ -20,8 +20,12 @@ _TOKEN: Final = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|(-?\d+(?:\.\d+)?(
 """A string, with the colon after a key; or a number. Between them, valid JSON has no quotes and no digits."""
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 """Lone ones, which no frame to a model can have."""
-_PHONE_KEY: Final = re.compile(r"phone|telefon|mobil|(?<![a-z])(?:tel|cell|fax)(?![a-z])", re.IGNORECASE)
-_PHONE_DIGITS: Final = re.compile(r"\+?(?:[ ()/.-]{0,3}\d){7,15}")
+_PHONE_KEY: Final = re.compile(
+    r"(?i:phone|telefon|mobil|rufnummer|msisdn)|(?<![a-zA-Z])(?i:tel|cell|fax|handy)(?![a-z])"
+    r"|(?<=[a-z])(?:Tel|Cell|Fax|Handy)(?![a-z])"
+)
+"""A key of phone numbers, also in camelCase."""
+_PHONE_DIGITS: Final = re.compile(r"\+?\d(?:[ ()/.-]{0,3}\d){6,14}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,9 @@ class Payload:
         if value.is_number:
             kind = _kind_of_number(value, exact)
             return None if kind is None else json.dumps(f"[{kind}]", ensure_ascii=False)
-        if "phone" in exact and _is_phone(value):
-            found = [Span(0, len(value.text), "phone")]
         spans = [*find_exact(value.text, exact), *found]
+        if "phone" in exact and _PHONE_KEY.search(value.key):
+            spans += [Span(*match.span(), "phone") for match in _PHONE_DIGITS.finditer(value.text)]
         if not spans:
             return None
         new = replace(value.text, merge(spans), lambda span: f"[{span.kind}]")
@@ -133,15 +137,10 @@ def _values(text: str) -> Iterator[_Value]:
 def _kind_of_number(value: _Value, exact: Collection[str]) -> str | None:
     """The kind of a JSON number; None if it stays. A phone number lacks its plus sign or its leading zero, so
     the key has to tell that it is one."""
-    if "phone" in exact and _is_phone(value):
+    if "phone" in exact and _PHONE_KEY.search(value.key) and _PHONE_DIGITS.fullmatch(value.text):
         return "phone"
     found = {span.kind for span in find_exact(value.text, exact)}
     return next((kind for kind in PATTERNS if kind in found), None)
-
-
-def _is_phone(value: _Value) -> bool:
-    """Whether the key tells that a number, or a string of digits, is a phone number."""
-    return bool(_PHONE_DIGITS.fullmatch(value.text) and _PHONE_KEY.search(value.key))
 
 
 def _dumps(text: str, before: str) -> str:

@@ -190,7 +190,8 @@ class _Builder:
             section = None if bundle is None else bundle.manifest.zero_shot
             if bundle is not None and (section is None or section.kind != "gliner"):
                 self.problems.append(
-                    f"routes.{index}.redact_model: {route.redact_model} is no zero-shot model of kind gliner"
+                    f"routes[{index}].redact_model: {route.redact_model} is no zero-shot model of kind "
+                    "gliner: name a bundle that edgeslm-export encoder made of a GLiNER model"
                 )
 
     def bind_remotes(self, bound: Collection[str]) -> dict[str, RemoteTarget]:

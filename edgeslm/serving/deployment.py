@@ -85,6 +85,8 @@ class Deployment:
         }
         """Task name -> whom it asks at last, on another node or server; None if it asks nobody."""
         self._requests = 0
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        """Model -> lets as many calls of :meth:`find_spans` run as it has workers."""
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -186,22 +188,25 @@ class Deployment:
         self, model: str, text: str, labels: Sequence[str], least: float | None, attempt: Attempt | None
     ) -> list[Span]:
         """What a zero-shot model finds in a text; see :func:`edgeslm.serving.span_search.find_spans`. Each
-        call has the time limit of a request.
+        call has the time limit of a request, once it is its turn. ``attempt`` records when it runs; a full
+        journal, which can't record that, is no reason not to run it.
 
         :raises ModelUnavailable: there is no such model, or it can't be loaded. :raises RequestError: another
             failure of the model.
         """
-        from edgeslm.serving.span_search import find_spans  # memory of the parent process
+        from edgeslm.serving.span_search import TimedAttempt, find_spans  # memory of the parent process
 
         section = self.models.bundle(model).manifest.zero_shot if model in self.models.names else None
         if section is None or section.kind != "gliner":  # a reload has replaced it
             raise ModelUnavailable(f"there is no model {model!r} of kind gliner here any more")
         limit_s = self.config.limits.request_timeout_s
+        turn = self._turns.setdefault(model, asyncio.Semaphore(self.config.models[model].workers))
 
         async def ask(call: FindSpans) -> Output:
             try:
-                async with asyncio.timeout(limit_s):
-                    return await self.models.ask(model, call, None, attempt)
+                async with turn, asyncio.timeout(None) as limit:
+                    timed = TimedAttempt(attempt, limit, limit_s)
+                    return await self.models.ask(model, call, None, timed)
             except TimeoutError:
                 raise TimedOut(f"not done after {limit_s:.1f} s") from None
             finally:

@@ -20,7 +20,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +176,6 @@ class Database:
         :raises JournalError: a write failed.
         """
         try:
-            if self._lacks_checksums:
-                create(self.opened)
-                self._lacks_checksums = False
             if self._owed is not None:
                 self.opened.execute(*self._owed)
                 self._owed = None
@@ -202,6 +199,7 @@ class Database:
         :raises JournalError: the file can't be written.
         """
         with self.writing() as db:
+            self._complete_tables(db)
             db.execute("PRAGMA synchronous = FULL")
             try:
                 with self._transaction(db):
@@ -224,11 +222,24 @@ class Database:
 
         :raises JournalError: the file can't be written.
         """
+        if self._db is not None and self._db.in_transaction:  # its context handles errors
+            return self._insert(self._db, table, row)
+        with self.writing() as db:
+            self._complete_tables(db)
+            with self._transaction(db):
+                return self._insert(db, table, row)
+
+    def _insert(self, db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> int:
         statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
-        with self.writing() as db, nullcontext() if db.in_transaction else self._transaction(db):
-            number = db.execute(statement, [*row.values()]).lastrowid or 0
-            write_checksum(db, table, number, checksum(table, row, is_sealed=self.is_sealed))
+        number = db.execute(statement, [*row.values()]).lastrowid or 0
+        write_checksum(db, table, number, checksum(table, row, is_sealed=self.is_sealed))
         return number
+
+    def _complete_tables(self, db: sqlite3.Connection) -> None:
+        """Creates the tables for which a full disk had no room at the start."""
+        if self._lacks_checksums:
+            create(db)
+            self._lacks_checksums = False
 
     @property
     def damage(self) -> str | None:
@@ -310,7 +321,8 @@ class Database:
         try:
             create(db)
         except sqlite3.OperationalError as error:
-            if not version or error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            is_to_be_sealed = self._seal is not None and version != SEALED_FORMAT
+            if not version or is_to_be_sealed or error.sqlite_errorcode != sqlite3.SQLITE_FULL:
                 raise
             # Stored messages can be answered, which makes room; the next write tries it again.
             log.warning("the journal gets no checksums yet (%s)", error)

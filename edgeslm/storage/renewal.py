@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeslm.storage.atomic_json import sync
-from edgeslm.storage.checksum import drop_orphans, read_checksum, remove_checksum, row_of, write_checksum
+from edgeslm.storage.checksum import (
+    drop_orphans,
+    is_sound,
+    read_checksum,
+    remove_checksum,
+    row_of,
+    write_checksum,
+)
 from edgeslm.storage.salvage import ANY, BLOB, INTEGER, NUMBER, TEXT, DamagedFile, Value
 from edgeslm.storage.schema import CLOCK_END_S, COLUMNS, FORMAT, PAGE_BYTES, SEALED_FORMAT, create
 from edgeslm.storage.set_aside import draft_of
@@ -154,7 +161,10 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
         else:
             misplaced.append((table, number, columns))
     for table, number, columns in misplaced:  # last, since they get new numbers
-        add_row(db, table, columns, read_checksum(db, table, number))
+        # The checksum under the number may be of the other row.
+        crc = read_checksum(db, table, number)
+        is_own = is_sound(table, columns, crc, is_sealed=salvaged.is_sealed)
+        add_row(db, table, columns, crc if is_own else None)
         salvaged.taken[table].append(number)
     now = time.time()
     for table in MESSAGES:

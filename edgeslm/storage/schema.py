@@ -85,7 +85,11 @@ whose value is passed to :func:`place_of`."""
 
 def create(db: sqlite3.Connection) -> None:
     """Creates missing tables and triggers. :raises sqlite3.Error: the file can't be written."""
-    db.executescript(f"BEGIN; {TABLES} {CHECKSUMS} COMMIT;")
+    try:
+        db.executescript(f"BEGIN; {TABLES} {CHECKSUMS} COMMIT;")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 def place_of(table: str, about: bytes | str) -> bytes:

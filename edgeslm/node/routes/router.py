@@ -6,17 +6,18 @@ import asyncio
 import json
 import logging
 import secrets
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeslm.config.fields import Window
 from edgeslm.config.loader import Config
-from edgeslm.errors import BrokerError, Busy, InvalidRequest, Poisoned
-from edgeslm.messages import ErrorBody, Request
+from edgeslm.errors import BrokerError, Busy, InvalidRequest, Poisoned, RequestError
+from edgeslm.messages import ErrorBody, Request, Turn
 from edgeslm.mqtt.client import NeverFits, Subscription
 from edgeslm.mqtt.publisher import too_large
 from edgeslm.node.attempts import AttemptLog
@@ -24,15 +25,15 @@ from edgeslm.node.backend import NodeBackend
 from edgeslm.node.deduplication import SingleFlight
 from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.routes.ingest import Ingest
-from edgeslm.node.routes.redactor import Redactor
+from edgeslm.node.routes.redactor import PASSING, PAUSES_S, Redactor
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip, Unredacted
 from edgeslm.node.routes.unusable import Unusable
-from edgeslm.node.routes.windows import WindowAggregator
+from edgeslm.node.routes.windows import WindowAggregator, received_mark
 from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.protocol.topic_filters import matches, subscription_identifier
 from edgeslm.storage.journal import Journal, reader_key
-from edgeslm.storage.window_store import Windows
+from edgeslm.storage.window_store import Gathered, Windows
 
 log = logging.getLogger("edgeslm.node")
 
@@ -49,15 +50,21 @@ class Router:
         self._journal = journal
         self._meter, self._tracer = backend.observers.meter, backend.observers.tracer
         self._ingest = Ingest(backend.service, self._meter)
-        self._redactor = Redactor(backend.publisher, backend.service)
+        self._redactor = Redactor(backend.service)
         self.unusable = Unusable()
         self._single_flight = SingleFlight()
         self._queues: dict[str, TicketQueue] = defaultdict(TicketQueue)
         """Route name -> queue that keeps the order of messages for windows."""
         self._base = Topics(config.node, config.prefix).base
         self._routes = [RouteReader(route, self._base) for route in config.routes]
-        self._answers = RouteAnswers(self._routes, backend, journal, self._redactor)
-        self._aggregator = WindowAggregator(windows, self._windows, admission, self._answers, self._meter)
+        self._answers = RouteAnswers(self._routes, backend, journal)
+        self._redacted_after: dict[str, int] = {}
+        """Route -> row number of the last message in windows that may be unredacted, since it came before the
+        route had its present settings."""
+        self._store = windows
+        self._aggregator = WindowAggregator(
+            windows, self._windows, admission, self._answers, self._meter, redact=self._redact_old
+        )
 
     @property
     def subscriptions(self) -> list[Subscription]:
@@ -86,6 +93,7 @@ class Router:
             for route in config.routes
         ]
         self._answers.routes = self._routes
+        self._note_old_rows([reader.name for reader in self._routes if reader not in before])
         self._aggregator.take_up(self._windows)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -103,6 +111,7 @@ class Router:
 
     def open(self) -> None:
         """Restores the windows from disk."""
+        self._note_old_rows([reader.name for reader in self._routes])
         self._aggregator.open()
 
     def close(self) -> None:
@@ -140,7 +149,7 @@ class Router:
         key = reader_key(held.key, route.name) if held.key is not None else None
         taken = await self._consider(route, delivery, key)
         if isinstance(taken, Skip):
-            self._skip(route, taken, delivery)
+            self._skip(route, taken, delivery.topic)
             return
         if held.qos0 and held.refusal is not None:
             self._meter.drop("busy")
@@ -158,7 +167,7 @@ class Router:
             else:
                 work = taken
             if isinstance(work, Skip):
-                self._skip(route, work, delivery)
+                self._skip(route, work, delivery.topic)
                 return
             work = replace(work, source=delivery.topic, trace=self._tracer.trace(delivery.traceparent))
             await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
@@ -167,14 +176,18 @@ class Router:
                 await place.reach()
                 place.leave()  # add() takes its place in the window before it first waits
                 received = time.time() - (time.monotonic() - delivery.received_at)
+                if is_old := route not in self._routes:  # a reload came meanwhile
+                    self._redacted_after[route.name] = sys.maxsize
                 await self._aggregator.add(route.name, work, delivery.topic, received, key, is_again=again)
+                if is_old:
+                    self._note_old_rows([route.name])
             elif work.task is not None:
                 waits, at = not held.qos0, delivery.received_at
                 await self._answers.answer(route, work, work.input, key, at, is_again=again, waits=waits)
 
-    def _skip(self, route: RouteReader, skip: Skip, delivery: Delivery) -> None:
+    def _skip(self, route: RouteReader, skip: Skip, topic: str) -> None:
         self._meter.drop(skip.reason)
-        self.unusable.note(route.name, skip, delivery.topic)
+        self.unusable.note(route.name, skip, topic)
         log.debug("route %s skipped a message: %s", route.name, skip.sentence)
 
     async def _consider(
@@ -200,13 +213,52 @@ class Router:
     async def _redacted(
         self, route: RouteReader, message: Unredacted, delivery: Delivery, key: bytes | None
     ) -> RouteWork | Skip:
-        """Redacts a message, then renders the route's templates for it."""
+        """Redacts a message, then renders the route's templates for it. A message that can't be redacted is
+        reported on ``<base>/dead`` and skipped."""
         attempts = self._attempts(delivery, key, "redaction")
-        text = await self._redactor.redact(route.route, delivery, message, attempts)
-        if isinstance(text, Skip):
-            route.counts[text.reason] += 1
-            return text
+        try:
+            text = await self._redactor.redact(route.route, message.text, attempts)
+        except RequestError as error:
+            return await self._unredacted(route, error, delivery.topic)
         return route.read_redacted(delivery.topic, text)
+
+    async def _unredacted(self, route: RouteReader, error: RequestError, topic: str) -> Skip:
+        request = Request(route.route.task or "", "", secrets.token_hex(8), topic)
+        await self._publisher.report_dead(request, ErrorBody.of(error))
+        route.counts["unredacted"] += 1
+        return Skip("unredacted", f"it can't be redacted: {error}")
+
+    def _note_old_rows(self, routes: Iterable[str]) -> None:
+        last = self._store.last_row()
+        self._redacted_after.update(dict.fromkeys(routes, last))
+
+    async def _redact_old(self, name: str, messages: Sequence[Gathered]) -> list[Gathered]:
+        """The messages of a window, with those redacted that came before the route had its present settings.
+        Messages that can't be redacted are left out; for a model that can't be used now, the window waits."""
+        kept = []
+        for message in messages:
+            if (redacted := await self._redact_row(name, message)) is not None:
+                kept.append(redacted)
+        return kept
+
+    async def _redact_row(self, name: str, message: Gathered) -> Gathered | None:
+        while True:
+            route = next((one for one in self._routes if one.name == name), None)
+            if route is None or not route.route.redact or message.row > self._redacted_after.get(name, 0):
+                return message
+            try:
+                text = await self._redactor.redact(route.route, message.text, Turn())
+                id = message.id  # made by the node, or by the sender
+                if not id.endswith(received_mark(message.received)):
+                    id = await self._redactor.redact(route.route, id, Turn())
+                return replace(message, id=id, text=text)
+            except PASSING as error:
+                skip = Skip("unredacted", f"its window waits to be redacted: {error}")
+                self.unusable.note(name, skip, message.window[1])
+                await asyncio.sleep(PAUSES_S[-1])
+            except RequestError as error:
+                self._skip(route, await self._unredacted(route, error, message.window[1]), message.window[1])
+                return None
 
     def _attempts(self, delivery: Delivery, key: bytes | None, step: str) -> AttemptLog:
         key = None if key is None else reader_key(key, step)
@@ -221,7 +273,6 @@ class RouteAnswers:
     routes: Sequence[RouteReader]
     backend: NodeBackend
     journal: Journal
-    redactor: Redactor
 
     async def answer(
         self,
@@ -269,8 +320,6 @@ class RouteAnswers:
             return
         work = replace(route.work_on(topic), trace=self.backend.observers.tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
-        if route.route.redact:
-            messages = await self.redactor.redact_window(route.route, messages)
         await self.answer(route, work, messages, key, time.monotonic(), is_again=True, waits=True)
 
     async def _publish(self, route: RouteReader, work: RouteWork, payload: bytes) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -55,6 +55,12 @@ class Digester(Protocol):
     async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None: ...
 
 
+class Redact(Protocol):
+    """Redacts messages of the route ``name`` that are stored unredacted; leaves out those that it can't."""
+
+    async def __call__(self, name: str, messages: Sequence[Gathered], /) -> list[Gathered]: ...
+
+
 @dataclass(slots=True)
 class _OpenWindow:
     """A window that is being filled. ``dropped`` is the number of the window's messages that were dropped
@@ -76,6 +82,7 @@ class WindowAggregator:
     digester: Digester
     meter: Meter
     limits: WindowLimits = field(default_factory=WindowLimits)
+    redact: Redact | None = None
     _open: dict[WindowName, _OpenWindow] = field(default_factory=dict, init=False)
     _size: int = 0
     _is_closed: bool = False
@@ -155,8 +162,7 @@ class WindowAggregator:
         last = self.windows[route].last
         if last is not None and self._count_with_arrivals(name) >= last:
             self._write()  # completes the window; this message begins the next
-        at = datetime.fromtimestamp(received, UTC).isoformat(timespec="milliseconds")
-        id = work.id or f"{topic}@{at.removesuffix('+00:00')}Z"
+        id = work.id or topic + received_mark(received)
         message = Gathered(name, _valid_text(id), _valid_text(work.input), received, key, is_again)
         if not self._has_room(message):
             self.meter.drop(DROPPED)
@@ -265,6 +271,10 @@ class WindowAggregator:
         for _ in range(damaged):
             self.meter.drop(DAMAGED)
         try:
+            if self.redact is not None:
+                count = len(gathered)
+                gathered = await self.redact(name[0], gathered)
+                dropped += count - len(gathered)
             if gathered:
                 await self.digester.digest(
                     *name, {"messages": _with_ids(gathered), "dropped": dropped}, batch
@@ -285,6 +295,17 @@ class WindowAggregator:
                 loop.call_later(self.limits.retry_s, self._forget_or_retry, name, batch)
 
 
+def received_mark(received: float) -> str:
+    """End of the id that the node gives to a message without one; ``received`` is in seconds since the
+    epoch."""
+    return f"@{_in_utc(received)}"
+
+
+def _in_utc(received: float) -> str:
+    at = datetime.fromtimestamp(received, UTC).isoformat(timespec="milliseconds")
+    return f"{at.removesuffix('+00:00')}Z"
+
+
 def _valid_text(text: str) -> str:
     """Replaces lone surrogates, which JSON escapes can produce and UTF-8 can't encode."""
     return text.encode("utf-8", "replace").decode()
@@ -297,7 +318,6 @@ def _with_ids(gathered: list[Gathered]) -> list[dict[str, str]]:
     messages = []
     for one in gathered:
         seen[one.id] += 1
-        at = datetime.fromtimestamp(one.received, UTC).isoformat(timespec="milliseconds")
         id = one.id if seen[one.id] == 1 else f"{one.id}#{seen[one.id]}"
-        messages.append({"id": id, "text": one.text, "at": f"{at.removesuffix('+00:00')}Z"})
+        messages.append({"id": id, "text": one.text, "at": _in_utc(one.received)})
     return messages

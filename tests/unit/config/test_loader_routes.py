@@ -118,7 +118,8 @@ def test_no_rates(value: object) -> None:
         ({"from": "a", "remember": "log"}, "remember: no collection is called 'log'"),
         ({"from": "a", "keep_s": 5}, "keep_s: is for what is remembered"),
         ({"from": "a", "redact": ["person"]}, "redact: 'person' has no exact form, as card, "),
-        ({"from": "a", "redact": ["a: b"]}, "redact[0]"),
+        ({"from": "a", "redact": ["a: b"]}, "redact[0]: no kind of data: use words"),
+        ({"from": "a", "redact": ["E-Mails"]}, "redact: 'E-Mails' is no exact form: did you mean email?"),
         (
             {"from": "a", "redact": ["person"], "redact_model": "names"},
             "redact_model: no model is called",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeslm.config.loader import parse_config
-from edgeslm.errors import ConfigError, ModelUnavailable
+from edgeslm.errors import ConfigError, JournalError, ModelUnavailable
 from edgeslm.node.routes import redactor
 from edgeslm.serving.builder import build_deployment
+from edgeslm.storage.journal import Journal
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import BASE, Node, fake_configuration, write_bundle, write_zero_shot
@@ -170,6 +172,64 @@ def test_a_message_waits_for_the_model_and_is_dropped_if_that_stays_away(
         assert node.daemon.health()["dropped"]["unredacted"] == 1
 
 
+def test_waiting_behind_a_slow_message_costs_no_message(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"from": "hall/log", "task": "say", "to": "out", **NAMES}
+    made = with_names(broker, tmp_path, route)
+    made["limits"] = {**made.get("limits", {}), "request_timeout_s": 1}
+    gate = tmp_path / "gate"
+    with App(broker.port, "#") as app, Node(tmp_path, made):
+        app.take_state(BASE, "online")
+        app.publish("hall/log", f"hold {gate}")
+        for number in range(4):
+            app.publish("hall/log", f"note {number} Eva Muster")
+        assert app.take(f"{BASE}/dead").json["reason"] == "timeout", "of the slow one"
+        gate.touch()
+        texts = [app.take("out").json["result"]["text"] for _ in range(4)]
+    assert sorted(texts) == [f"note {number} [person]" for number in range(4)]
+
+
+def test_a_full_journal_costs_no_message(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(journal: Journal, key: bytes, lost: int = 0) -> None:
+        raise JournalError("full")
+
+    route = {"from": "hall/log", "task": "say", "to": "out", **NAMES}
+    with App(broker.port, "#") as app, Node(tmp_path, with_names(broker, tmp_path, route)) as node:
+        app.take_state(BASE, "online")
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "begin", full)
+            patch.setattr(redactor, "PAUSES_S", ())
+            app.publish("hall/log", "Call Eva Muster")
+            app.wait_until(lambda: node.daemon.health()["queue"] >= 0, "it is taken")
+            time.sleep(1)
+        assert app.take("out").json["result"]["text"] == "Call [person]"
+        assert app.untaken(f"{BASE}/dead") == []
+
+
+def test_one_message_of_an_old_window_that_cant_be_redacted_costs_no_other(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = {"from": "hall/log", "task": "brief", "to": "out", "window": {"last": 3}}
+    with App(broker.port, f"{BASE}/#", "out") as app:
+        with Node(tmp_path, configuration(broker, tmp_path, route)):
+            app.take_state(BASE, "online")
+            app.publish("hall/log", "crash")
+            app.publish("hall/log", "Hose tore: ask Max Muster")
+            app.publish(f"{BASE}/req/say", "after both")
+            app.take(f"{BASE}/res/say")
+        monkeypatch.setattr(redactor, "PAUSES_S", (0.01,))
+        with Node(tmp_path, with_names(broker, tmp_path, {**route, **NAMES})) as node:
+            app.take_state(BASE, "online")
+            app.publish("hall/log", {"id": "2", "text": "Spindle is hot"})
+            result = app.take("out").json["result"]
+            assert app.take(f"{BASE}/dead").json["reason"] == "poisoned"
+            assert node.daemon.health()["dropped"]["unredacted"] == 1
+    assert [point["text"] for point in result["points"]] == ["Hose tore: ask [person]", "Spindle is hot"]
+    (old,), _ = (point["ids"] for point in result["points"])
+    assert old.startswith("hall/log@20"), "the node's own id stays"
+
+
 def test_a_text_that_crashes_the_model_is_reported_dead(broker: Mosquitto, tmp_path: Path) -> None:
     route = {"from": "hall/log", "task": "say", "to": "out", **NAMES}
     with App(broker.port, "#") as app, Node(tmp_path, with_names(broker, tmp_path, route)):
@@ -185,7 +245,7 @@ def test_a_model_of_another_kind_is_refused(broker: Mosquitto, tmp_path: Path) -
     made = with_names(broker, tmp_path, route)
     write_bundle(tmp_path / "plain", "encoder")
     made["models"]["names"]["bundle"] = str(tmp_path / "plain")
-    with pytest.raises(ConfigError, match=r"routes\.0\.redact_model: names is no zero-shot model"):
+    with pytest.raises(ConfigError, match=r"routes\[0\]\.redact_model: names is no zero-shot model"):
         build_deployment(parse_config(json.dumps(made)))
 
 

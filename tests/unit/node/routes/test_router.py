@@ -27,12 +27,11 @@ def test_a_result_that_the_broker_refuses_is_reported_as_dead() -> None:
     async def main() -> None:
         bus: Any = SimpleNamespace(publish=publish)
         journal: Any = None
-        redactor: Any = None
         backend: Any = SimpleNamespace(publisher=Publisher(bus, Topics("hall")))
         route = RouteReader(
             Route.model_validate({"from": "in", "task": "triage", "to": "out"}), "edgeslm/v1/hall"
         )
-        answers = RouteAnswers([route], backend, journal, redactor)
+        answers = RouteAnswers([route], backend, journal)
         await answers._publish(route, route.work_on("out"), b'{"id": "7", "task": "triage"}')
 
     asyncio.run(main())
