@@ -1,8 +1,8 @@
 """Span search: finds names and the like in a text of any length with a zero-shot model of kind ``gliner``.
 
 The text is read in pieces of at most ``PIECE_WORDS`` words. The pieces overlap by the longest span with the
-words before it, so that no span is cut in two. A word that is too long for the model, such as a token or a text without
-spaces, is read in slices that overlap by half.
+words before it, so that no span is cut in two. A word that is too long for the model, such as a token or a
+text without spaces, is read in slices that overlap by half.
 """
 
 from __future__ import annotations
