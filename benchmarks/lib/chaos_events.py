@@ -12,7 +12,8 @@ from functools import partial
 from benchmarks.lib.chaos_proxy import Proxy
 from benchmarks.lib.chaos_senders import TOPICS, Ledger, Sender, Watcher
 from benchmarks.lib.chaos_surroundings import Clock, Disk
-from benchmarks.lib.chaos_victims import Broker, NodeUnderTest
+from benchmarks.lib.chaos_victims import NodeUnderTest
+from benchmarks.lib.real_brokers import RealBroker
 
 QUIET_S = 180.0
 """After so long without any news, what is missing counts as lost; longer than anything is frozen."""
@@ -43,7 +44,7 @@ class Stage:
     """All that takes part in a run."""
 
     ledger: Ledger
-    broker: Broker
+    broker: RealBroker
     node: NodeUnderTest
     node_network: Proxy
     sender_network: Proxy
@@ -52,6 +53,7 @@ class Stage:
     clocks: Mapping[str, Clock]
     disks: Mapping[str, Disk]
     freeze_s: tuple[float, float]
+    mqtt5: bool = True
     senders: list[Sender] = field(default_factory=list)
 
     def node_is_connected(self) -> bool:

@@ -30,6 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from benchmarks.lib.chaos_proxy import Proxy
 from benchmarks.lib.chaos_senders import DROPPED, TOPICS, Ledger, Sender, Watcher, make_client, start_client
 from benchmarks.lib.chaos_surroundings import Clock, Disk
 from benchmarks.lib.chaos_victims import CLIENT_ID, Broker, NodeUnderTest
+from benchmarks.lib.real_brokers import RealBroker
 from benchmarks.lib.reporting import print_card, print_verdict, work_folder
 
 SIDES = ("node", "broker")
@@ -110,14 +112,14 @@ def stuck_slots(stage: Stage) -> dict[str, Any]:
         "unanswered_after": unanswered,
         "queue": health.get("queue"),
         "in_flight": health.get("in_flight"),
-        "unacknowledged_at_broker": left_in_session(stage.broker.port),
+        "unacknowledged_at_broker": left_in_session(stage.broker.port, stage.mqtt5),
         "exit_status": status,
     }
 
 
-def left_in_session(port: int) -> int:
+def left_in_session(port: int, mqtt5: bool = True) -> int:
     """How many messages the broker holds for the node: it hands them to whoever has the node's client id."""
-    client = make_client(CLIENT_ID, True)
+    client = make_client(CLIENT_ID, mqtt5)
     client.manual_ack_set(True)
     came: list[str] = []
     connected = threading.Event()
@@ -129,7 +131,7 @@ def left_in_session(port: int) -> int:
 
     client.on_connect = on_connect
     client.on_message = lambda client, userdata, message: came.append(message.topic)
-    start_client(client, port, True)
+    start_client(client, port, mqtt5)
     if not connected.wait(30) or not resumed[0]:
         raise SystemExit("the broker has no session of the node at the end")
     time.sleep(1.0)
@@ -138,7 +140,18 @@ def left_in_session(port: int) -> int:
     return len(came)
 
 
-def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Target:
+    """The broker of a run. ``ports``: where its clients may connect, in this order; by default its own.
+    ``drops``: whether it counts dropped messages as mosquitto does."""
+
+    broker: RealBroker
+    mqtt5: bool = True
+    ports: tuple[int, ...] = ()
+    drops: bool = True
+
+
+def perform(arguments: argparse.Namespace, folder: Path, target: Target | None = None) -> dict[str, Any]:
     dice = random.Random(arguments.seed)
     wanted = {
         "daemon": arguments.daemon_kills,
@@ -156,7 +169,7 @@ def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name in SIDES if arguments.full_disks else ():
             disks[name] = Disk(folder / name)
             stack.callback(disks[name].close)
-        return run_stage(arguments, folder, plan, dice, clocks, disks)
+        return run_stage(arguments, folder, plan, dice, clocks, disks, target)
 
 
 def run_stage(
@@ -166,11 +179,15 @@ def run_stage(
     dice: random.Random,
     clocks: Mapping[str, Clock],
     disks: Mapping[str, Disk],
+    target: Target | None,
 ) -> dict[str, Any]:
     environment = {name: clock.environment for name, clock in clocks.items()}
-    broker = Broker(folder / "broker", arguments.profile, environment.get("broker", {}))
+    if target is None:
+        target = Target(Broker(folder / "broker", arguments.profile, environment.get("broker", {})))
+    broker, mqtt5 = target.broker, target.mqtt5
     broker.start()
-    proxies = [Proxy(broker.port), Proxy(broker.port)]
+    ports = target.ports or (broker.port,)
+    proxies = [Proxy(*ports), Proxy(*ports), Proxy(*ports)]
     node = NodeUnderTest(
         folder / "node",
         proxies[0].port,
@@ -180,10 +197,10 @@ def run_stage(
         environment=environment.get("node", {}),
     )
     ledger = Ledger()
-    watcher = Watcher(broker.port, ledger)
+    watcher = Watcher(proxies[2].port, ledger, mqtt5=mqtt5, drops=target.drops)
     stage = Stage(
         *(ledger, broker, node, proxies[0], proxies[1], watcher, arguments.repeat),
-        *(clocks, disks, tuple(arguments.freeze_s)),
+        *(clocks, disks, tuple(arguments.freeze_s), mqtt5),
     )
     node.start()
     try:
@@ -196,7 +213,7 @@ def run_stage(
                 proxies[1].port,
                 f"s{number}",
                 ledger,
-                mqtt5=number % 2 == 0,
+                mqtt5=mqtt5 and number % 2 == 0,
                 repeat_s=repeat_s,
                 priorities=arguments.priorities,
             )
@@ -300,7 +317,7 @@ def print_table(counted: dict[str, Any]) -> None:
             print(f"{key:<24}{value!s:>7}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--requests", type=int, default=10000)
     parser.add_argument("--daemon-kills", type=int, default=0)
@@ -323,7 +340,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--priorities", action="store_true", help="two of five requests state one")
     parser.add_argument("--seed", type=int, help="of everything random; printed if it isn't given")
     parser.add_argument("--keep", type=Path, help="where the files of the run shall stay")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = make_parser().parse_args(argv)
     if arguments.seed is None:
         arguments.seed = random.SystemRandom().randrange(2**31)
     card = print_card(

@@ -13,15 +13,16 @@ CHUNK_BYTES = 64 * 1024
 
 
 class Proxy:
-    """Passes connections to ``port`` on to ``target_port``. All methods fit any thread.
+    """Passes connections to ``port`` on to the first of the target ports where somebody listens. All methods
+    fit any thread.
 
     :meth:`cut` resets every connection. Between :meth:`close` and :meth:`open` nothing passes in either
     direction and nobody is told, as with a pulled cable: what was sent waits, and new connections are taken
     and stay silent.
     """
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+    def __init__(self, *target_ports: int) -> None:
+        self._target_ports = target_ports
         self._loop = asyncio.new_event_loop()
         self._passable = asyncio.Event()
         self._passable.set()
@@ -75,7 +76,7 @@ class Proxy:
         self._writers.add(writer)
         try:
             await self._passable.wait()
-            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+            there, back = await self._connect()
         except OSError:  # no broker: the client sees its connection end
             self._writers.discard(writer)
             writer.transport.abort()
@@ -87,6 +88,12 @@ class Proxy:
             for one in (writer, back):
                 self._writers.discard(one)
                 one.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for port in self._target_ports[:-1]:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", port)
+        return await asyncio.open_connection("127.0.0.1", self._target_ports[-1])
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

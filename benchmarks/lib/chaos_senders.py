@@ -266,17 +266,20 @@ class Sender:
 
 
 class Watcher:
-    """Listens, without the proxies, to what the node says of itself and to the broker's count of drops."""
+    """Listens, without the proxies, to what the node says of itself and to mosquitto's count of ``drops``."""
 
-    def __init__(self, port: int, ledger: Ledger, topics: Topics = TOPICS) -> None:
+    def __init__(
+        self, port: int, ledger: Ledger, topics: Topics = TOPICS, *, mqtt5: bool = True, drops: bool = True
+    ) -> None:
         self._ledger = ledger
         self._topics = topics
         self._changed = threading.Condition()
         self._latest: dict[str, tuple[int, Any]] = {}
-        self._client = make_client("chaos-watcher", True)
+        self._drops = (DROPPED,) if drops else ()
+        self._client = make_client("chaos-watcher", mqtt5)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
-        start_client(self._client, port, True)
+        start_client(self._client, port, mqtt5)
 
     def close(self) -> None:
         self._client.disconnect()
@@ -294,7 +297,7 @@ class Watcher:
             return self._changed.wait_for(holds, timeout_s)
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        topics = (self._topics.state, self._topics.health, self._topics.dead, DROPPED)
+        topics = (self._topics.state, self._topics.health, self._topics.dead, *self._drops)
         client.subscribe([(topic, 1) for topic in topics])
 
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
