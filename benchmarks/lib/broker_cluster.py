@@ -60,8 +60,10 @@ class Cluster:
             self.back_s.append(time.monotonic() - began_at)
             self._down = None
             return
+        for node in self.nodes:  # together, since each waits for the others
+            node.launch()
         for node in self.nodes:
-            node.start()
+            node.wait()
         give_up_at = time.monotonic() + JOIN_S
         while self.running() < len(NAMES):
             if time.monotonic() > give_up_at:

@@ -5,6 +5,7 @@
     conformance  what a node needs of a broker, a yes or no by test and broker
     chaos        broker and node are killed under load, by broker: requests lost
     cluster      one node of a RabbitMQ cluster is killed under load: requests lost
+    pool         fast and slow nodes: shared subscription, dispatcher, queue of RabbitMQ
 
 Each command prints one JSON line last. ``COMMAND --help`` lists its options.
 """
@@ -23,6 +24,7 @@ COMMANDS: Final = {
     "conformance": "broker_conformance",
     "chaos": "broker_chaos",
     "cluster": "broker_cluster",
+    "pool": "amqp_pool",
 }
 
 if __name__ == "__main__":
