@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +17,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeslm.config.loader import parse_config
+from edgeslm.config.sections import Limits
+from edgeslm.mqtt.connection import SESSION_EXPIRY_S
 from edgeslm.mqtt.probe import probe_broker
 from tests.support.apps import WAIT_S, App
 from tests.support.benchmarks.scripts import load_scripts
 from tests.support.brokers import CONFIGURATIONS, Mosquitto, shipped_lines
+from tests.support.paths import ROOT
 from tests.support.unsynced import CannotTrace, Disk, watching, write_files
 
 MakeBroker = Callable[..., Mosquitto]
@@ -260,3 +264,35 @@ def test_the_benchmark_of_kills_counts_what_is_lost(kills: ModuleType) -> None:
     assert away["lost"] == away["forgotten"] <= 1  # the message that it was at work on
     assert thinking["forgotten"] == thinking["accepted"]
     assert thinking["lost"] == 0
+
+
+class TestOtherBrokers:
+    """firmware-config/rabbitmq and firmware-config/nats; ``brokers.py`` runs them where the brokers are."""
+
+    RABBITMQ = (ROOT / "firmware-config/rabbitmq/rabbitmq.conf").read_text("utf-8")
+    NATS = (ROOT / "firmware-config/nats/edgeslm.conf").read_text("utf-8")
+
+    def test_rabbitmq_has_what_a_node_asks_for(self) -> None:
+        lines = [line for line in self.RABBITMQ.splitlines() if line and not line.startswith("#")]
+        settings = dict(line.split(" = ") for line in lines)
+        assert settings["mqtt.durable_queue_type"] == "quorum"
+        assert int(settings["mqtt.max_session_expiry_interval_seconds"]) == SESSION_EXPIRY_S
+        assert int(settings["mqtt.prefetch"]) == Limits().queue
+        assert int(settings["mqtt.max_packet_size_authenticated"]) > Limits().packet_bytes
+        assert settings["anonymous_login_user"] == "none"
+
+    def test_nats_has_what_a_node_asks_for(self) -> None:
+        assert f"max_ack_pending: {Limits().queue}" in self.NATS
+        (size,) = re.findall(r"^max_payload: (\d+)$", self.NATS, re.MULTILINE)
+        assert int(size) > Limits().packet_bytes
+        assert "sync_interval: always" in self.NATS
+
+    @pytest.mark.parametrize("settings", [RABBITMQ, NATS], ids=["rabbitmq", "nats"])
+    def test_the_benchmark_finds_the_lines_that_it_replaces(self, settings: str) -> None:
+        """brokers.py ends with a sentence where a shipped file has changed."""
+        brokers = load_scripts("real_brokers")["real_brokers"]
+        source = Path(brokers.__file__).read_text("utf-8")
+        replaced = re.findall(r'^ +\("( *[a-z_.]+(?: =|:) [^"]*)", f?"', source, re.MULTILINE)
+        assert len(replaced) >= 5
+        assert any(f"\n{line}\n" in settings for line in replaced)
+        assert all(f"\n{line}\n" in self.RABBITMQ + self.NATS for line in replaced)
