@@ -291,7 +291,7 @@ class TestOtherBrokers:
     def test_the_benchmark_finds_the_lines_that_it_replaces(self, settings: str) -> None:
         """brokers.py ends with a sentence where a shipped file has changed."""
         brokers = load_scripts("real_brokers")["real_brokers"]
-        source = Path(brokers.__file__).read_text("utf-8")
+        source = Path(str(brokers.__file__)).read_text("utf-8")
         replaced = re.findall(r'^ +\("( *[a-z_.]+(?: =|:) [^"]*)", f?"', source, re.MULTILINE)
         assert len(replaced) >= 5
         assert any(f"\n{line}\n" in settings for line in replaced)
