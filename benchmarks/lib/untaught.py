@@ -2,9 +2,9 @@
 
 TREC's questions, SMS spam, sentences said to Home Assistant, lines of sshd, notes of machines' operators,
 movie reviews and BBC news. ``development`` and ``test`` have up to 100 texts each, unless told otherwise;
-``unlabelled`` has further texts, without labels. The test texts come from TREC's standard test, from
-templates of their own (Home Assistant), from notes of their own, or from the half of a set from which nothing
-else is drawn.
+``unlabelled`` has further texts, or in a small set those of ``development``, without labels. The test texts
+come from TREC's standard test, from templates of their own (Home Assistant), from notes of their own, or from
+the half of a set from which nothing else is drawn.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def load_untaught(name: str, packages: Packages, texts: int = TEXTS) -> Untaught
         learned, test = learned[: len(learned) // 2], learned[len(learned) // 2 :]
     seen = {row["text"] for row in test[:texts]}
     learned = [row for row in learned if row["text"] not in seen]
-    further = [row["text"] for row in learned[texts : texts + UNLABELLED]]
+    further = [row["text"] for row in learned[texts : texts + UNLABELLED] or learned[:UNLABELLED]]
     expected = EXPECTED.get(name, {})
     return Untaught(name, MEANINGS[name], expected, learned[:texts], test[:texts], further)
 

@@ -117,3 +117,15 @@ def test_no_test_text_is_used_to_develop_or_to_calibrate(
     assert (len(drawn.test), len(drawn.development), len(drawn.unlabelled)) == (100, 100, 64)
     assert not test & {row["text"] for row in drawn.development}
     assert not test & set(drawn.unlabelled)
+
+
+def test_a_small_set_calibrates_on_its_development_texts(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untaught = scripts["untaught"]
+    rows = [{"text": str(number), "label": "ab"[number % 2]} for number in range(30)]
+    test = [{"text": f"test {number}", "label": "a"} for number in range(9)]
+    monkeypatch.setitem(untaught.MEANINGS, "x", {"a": "", "b": ""})
+    monkeypatch.setitem(untaught.LOADERS, "x", lambda packages: (rows, test))
+    drawn: Any = untaught.load_untaught("x", None)
+    assert sorted(drawn.unlabelled) == sorted(row["text"] for row in rows)
