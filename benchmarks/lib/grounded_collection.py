@@ -128,10 +128,11 @@ def search_all(
     return Ground(asked, read)
 
 
-def answering_passages(half: str, cache: Path) -> list[tuple[str, Found]]:
-    """Each answerable question with the first passage that answers it. Nothing is searched: figures are 0."""
-    with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name:
-        read, answers = read_set("manuals", half, cache, Path(name))
+def answering_passages(half: str, cache: Path, name: str = "manuals") -> list[tuple[str, Found]]:
+    """Each answerable question of the set ``name`` with the first passage that answers it. Nothing is
+    searched: figures are 0."""
+    with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as folder:
+        read, answers = read_set(name, half, cache, Path(folder))
     passages = {source: split(document) for source, document in read.items()}
     made = []
     for question, spans in answers:

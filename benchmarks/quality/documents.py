@@ -8,6 +8,7 @@
     check       checks the offsets of the answers, and counts the questions
     cases       contexts of the package fitz-gov that support an answer, contradict each other or lack one
     gate        fits the confidence threshold on the development half; prints ``grounding.GATE``
+    decoder-reader  whether a decoder tells the passage that answers from another
     reader      writes the rows that ``edgeslm-export reader`` trains on
 
 Choose settings on the half ``development`` alone; report the half ``test``. Each command but ``reader``
@@ -32,6 +33,7 @@ COMMANDS: Final = {
     "cases": "grounded_cases",
     "gate": "grounded_gate",
     "reader": "reader_questions",
+    "decoder-reader": "decoder_reader",
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
     bundles   prefill and decode of several bundles, against the first
     scaling   latency by number of labels, input tokens and tasks
     token     bytes that a token reads, memory bandwidth, and tokens/s as a share of that bound; a profile
+    rewinds   answers of kept and rewound caches against those of fresh ones
     plan      the estimates of ``edgeslm-export plan`` against a full-size model with random weights
 
 Each command prints a table, then one JSON line. ``COMMAND --help`` lists its options.
@@ -26,6 +27,7 @@ COMMANDS: Final = {
     "bundles": "bundle_speeds",
     "scaling": "scaling",
     "token": "cost_model",
+    "rewinds": "rewinds",
     "plan": "plan",
 }
 

@@ -246,7 +246,7 @@ class Knowledge(Section):
     )
     reader: Name | None = Field(
         default=None,
-        description="One of `models`, a reader that ranks passages for `answer` and points at the quote",
+        description="One of `models`, a reader or a decoder, that ranks passages for `answer`",
     )
     watch: tuple[FilePath, ...] = Field(
         default=(),

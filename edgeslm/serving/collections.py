@@ -56,9 +56,10 @@ class Collections:
             if section.encoder and not bundles[section.encoder].manifest.embeds
         ]
         problems += [
-            f"knowledge.{name}.reader: {section.reader} reads no question with a passage; name a reader"
+            f"knowledge.{name}.reader: {section.reader} reads no question with a passage; name a reader or "
+            "a decoder"
             for name, section in sections.items()
-            if section.reader and not bundles[section.reader].manifest.is_reader
+            if section.reader and not _judges(bundles[section.reader])
         ]
         if problems:
             raise ConfigError(problems)
@@ -270,3 +271,8 @@ class Collections:
     async def _embed(self, encoder: str, texts: Sequence[str], priority: int) -> Sequence[Sequence[float]]:
         call = Embed(tuple(texts), overflow="head")
         return (await self._models.ask(encoder, call, priority=priority)).vectors
+
+
+def _judges(bundle: Bundle) -> bool:
+    """Whether a model can tell how likely a text answers a question."""
+    return bundle.manifest.is_reader or bundle.manifest.kind == "decoder"

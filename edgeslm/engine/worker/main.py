@@ -36,6 +36,7 @@ from edgeslm.engine.calls import (
     OnText,
     Output,
     Power,
+    Read,
     Score,
 )
 from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, EngineMessage, Failed, Ready, Start
@@ -189,6 +190,10 @@ class Engine:
             if isinstance(call, Generate):
                 return self._decoder.generate(call, emit, cancelled)
             return self._decoder.score(call, cancelled)
+        if self._decoder is not None and isinstance(call, Read):
+            from edgeslm.engine.worker.yes_no import read
+
+            return read(self._decoder, call, cancelled)
         if self._encoder is None:
             raise InternalError("this model is a decoder and can't embed")
         started = time.perf_counter()

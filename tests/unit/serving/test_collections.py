@@ -247,6 +247,18 @@ def test_a_reader_is_no_encoder(tmp_path: Path) -> None:
         Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "reader"})
 
 
+def test_a_decoder_reads_passages_too(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "reader": "small"})
+
+    async def scene() -> None:
+        shop.made[0].found = [make_found("Oil it weekly.", cosine=None)]
+        (found,) = await shop.library.search("how often?", ["manuals"], 3, by_sentence=True)
+        assert found.read == 1.0
+
+    asyncio.run(scene())
+    assert shop.processes["small"].calls == [Read("how often?", ("Oil it weekly.",))]
+
+
 def test_an_encoder_is_no_reader(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"manuals\.reader: minilm reads no question with a passage"):
         Shop(tmp_path, manuals={"path": Path("/kb"), "reader": "minilm"})

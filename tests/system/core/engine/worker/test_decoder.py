@@ -21,13 +21,14 @@ from edgeslm.engine.calls import (
     Guide,
     Output,
     Prompt,
+    Read,
     Sampling,
     Score,
     Text,
     Tool,
     Turn,
 )
-from edgeslm.engine.worker import room
+from edgeslm.engine.worker import room, yes_no
 from edgeslm.engine.worker.decoder import PREFILL_PIECE, Decoder
 from edgeslm.engine.worker.kv_cache import MOST_SLOTS, SLOT_BYTES
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS, Prepared
@@ -494,3 +495,24 @@ def test_a_damaged_bundle(starter: Path, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"llama", b"lamma"))
     with pytest.raises(BundleError, match=r"genai_config\.json: its SHA-256 differs"):
         Decoder(copy, 1)
+
+
+# -- as a reader -----------------------------------------------------------------------------------
+
+
+def test_a_decoder_tells_how_likely_each_passage_answers(decoder: Decoder) -> None:
+    """The softmax of "yes" and "no"; passages in other calls or another order get the same."""
+    question = "What temperature does the oven of line 3 have?"
+    texts = ("The oven of line 3 is at 210 degrees.", "Trains leave at noon.")
+    found = yes_no.read(decoder, Read(question, texts), lambda: False)
+    assert all(0 < one < 1 for one in found.probabilities)
+    assert found.places == ((), ())
+    assert found.cost.prompt_tokens > 100
+    prompt = yes_no.prompt_of(question, texts[0])
+    yes, no = decoder.score(Score(prompt, ("yes", "no"))).probabilities
+    assert yes + no == pytest.approx(1)
+    decoder.forget()
+    again = yes_no.read(decoder, Read(question, texts[1::-1]), lambda: False)
+    assert again.probabilities == pytest.approx(found.probabilities[1::-1], abs=0.03)
+    with pytest.raises(TooLong):
+        yes_no.read(decoder, Read("word " * 9000, texts[:1]), lambda: False)
