@@ -6,7 +6,7 @@ The first two are those of ``fleet/capacity.py pool`` on the loopback interface:
 The third is what an AMQP client would do instead: consumers that take one message at a time (prefetch 1) from
 one quorum queue, work for the given time and acknowledge. They need pika (``pip install pika``), which
 nothing else uses. Then the consumers are killed in turns under the same load: connections are cut with a
-message in hand. Prints the share of the sum of the nodes' rates, then one JSON line.
+message in hand. Prints the share of the sum of the nodes' rates by their given times, then one JSON line.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, kills in (("queue", 0), ("queue, kills", arguments.kills)):
             count = round(could * arguments.seconds)
             row = run_queue(pika, rabbit.amqp_port, services_s, count, kills, arguments.seconds)
-            found[name] = {**row, "of_sum": row["per_s"] / could}
+            found[name] = row
+    for row in found.values():
+        row["of_sum"] = row["per_s"] / could
     print(f"\n{'way':<14}{'requests/s':>11}{'of sum':>8}{'lost':>6}{'twice':>7}")
     for name, row in found.items():
         last = f"{row.get('lost', 0):>6}{row.get('twice', 0):>7}"
