@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,8 @@ class Pipeline:
         self._router = Router(config, backend, self._admission, journal, Windows(database))
         self._arrivals: list[Delivery] = []
         self._last_spooled = 0
+        self._is_behind = False
+        """Whether the spool may have messages that wait for room."""
         self._closed = False
         self._is_leaving = False
 
@@ -169,14 +171,14 @@ class Pipeline:
             self._audit.note("feedback", bytes=delivery.size, **({"by": sender} if sender else {}))
         if cancelled is not None:
             self._spool_arrivals()  # the request to cancel may be among them
-            self._admission.admit(held, self._handler.cancel(held, cancelled.pool))
+            self._admit(held, self._handler.cancel(held, cancelled.pool))
         elif sender is not None and delivery.topic not in self._feedback_topics:
             self._meter.drop("feedback")  # sent before a reload that removed the sender
             self._admission.admit(held)
         elif sender is not None and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
         elif sender is not None:
-            self._admission.admit(held, self._correct(held, sender))
+            self._admit(held, self._correct(held, sender))
         elif self._admission.is_flood(delivery):
             return
         elif self._config.durability == "spool" and delivery.qos:
@@ -232,9 +234,11 @@ class Pipeline:
     def _feed(self) -> None:
         """Takes messages from the spool until a limit of the messages in flight is reached."""
         in_flight = {held.spooled for held in self._admission}
+        self._is_behind = True
         while self._admission.has_room and (not self._closed or self._is_leaving):
             spooled = self._spool.next(self._last_spooled)
             if spooled is None:
+                self._is_behind = False
                 return
             self._last_spooled = spooled.id
             if isinstance(spooled, Damaged):
@@ -259,9 +263,12 @@ class Pipeline:
         held.is_request = True
         addressee = self._membership.addressee(held.delivery.topic)
         work = self._router.work_on(held) if addressee is None else [self._handler.handle(held, *addressee)]
+        self._admit(held, *work)
 
+    def _admit(self, held: InFlight, *work: Coroutine[Any, Any, None]) -> None:
         def ended(task: asyncio.Task[None]) -> None:
-            if held.spooled is not None and not held.left:
+            # Any message may have taken the room that the spool needs.
+            if self._is_behind and not held.left:
                 self._feed()
 
         for task in self._admission.admit(held, *work):
