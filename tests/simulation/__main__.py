@@ -2,6 +2,8 @@
 
 python -m tests.simulation nodes 0:60              seeds 0 to 59, on all processors
 python -m tests.simulation nodes 0:60 --coverage   and the awaits and statements at which nodes were killed
+python -m tests.simulation nodes 0:9 --at node/pipeline:255
+                                                   seeds in which nodes are killed at this line
 python -m tests.simulation nodes 17 --trace        one seed, with what happened
 python -m tests.simulation mutations               which changes of the code the seeds find
 """
@@ -14,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.simulation import coverage, mutations, seeds
+from tests.simulation.places import place_at
 
 
 def seeds_of(text: str) -> range:
@@ -31,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     nodes.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     nodes.add_argument("--trace", action="store_true", help="print what happened")
     nodes.add_argument("--coverage", action="store_true", help="print where nodes were killed")
+    nodes.add_argument("--at", type=place_at, help="FILE:LINE at which nodes are killed")
     changed = commands.add_parser("mutations", help="which changes of the code the seeds find")
     changed.add_argument("names", nargs="*", help="numbers or names of patches; default: all")
     changed.add_argument("--minutes", type=float, default=10.0, help="time limit for each")
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         return mutations.run(chosen.names, minutes=chosen.minutes, processes=chosen.processes)
     if chosen.trace:
         return seeds.show(chosen.seeds, chosen.faults)
-    total = seeds.run(chosen.seeds, faults=chosen.faults, processes=chosen.processes)
+    total = seeds.run(chosen.seeds, faults=chosen.faults, processes=chosen.processes, place=chosen.at)
     if chosen.coverage:
         print(coverage.report(total.points))
     return 1 if total.failed else 0

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 MOST_QUEUED = 10_000
 
 SUCCESS, NO_SUBSCRIBERS, NOT_AUTHORIZED, TAKEN_OVER, SHUTTING_DOWN = 0x00, 0x10, 0x87, 0x8E, 0x8B
-QUOTA_EXCEEDED = 0x97
+QUOTA_EXCEEDED, UNSUPPORTED_VERSION = 0x97, 0x84
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,11 @@ class Broker:
         self._watcher = watcher
         self.receive_maximum = receive_maximum
         self.saves_at_once = False
+        self.speaks_mqtt5 = True
+        self.takes_lowest_mids = False
+        """Whether each message gets the lowest free packet identifier."""
+        self.forgets_all = False
+        """Whether a kill loses what was saved too."""
         self.is_up = True
         self.refuses: Callable[[str, str, str], int] = lambda client, action, topic: 0
         self.sessions: dict[str, Session] = {}
@@ -139,6 +144,8 @@ class Broker:
     def kill(self) -> None:
         """Ends as after ``kill -9``; what wasn't saved is forgotten."""
         self.is_up = False
+        if self.forgets_all:
+            self._saved = _Saved()
         kept = {message.number for session in self._saved.sessions.values() for message in session.messages()}
         lost = [
             message
@@ -171,9 +178,15 @@ class Broker:
 
     # Connections
 
-    def connect(self, peer: Peer, *, expiry_s: float, will: tuple[str, bytes] | None, clean: bool) -> bool:
+    def connect(
+        self, peer: Peer, *, expiry_s: float, will: tuple[str, bytes] | None, clean: bool, mqtt5: bool = True
+    ) -> bool:
         """:return: whether the session is present."""
         client = peer.client
+        if mqtt5 and not self.speaks_mqtt5:
+            peer.deliver(("connack", UNSUPPORTED_VERSION, False, 0))
+            peer.deliver(("disconnect", None))
+            return False
         if (old := self._links.get(client)) is not None:
             old.deliver(("disconnect", TAKEN_OVER))
             self._drop(client, old, publishes_will=False)
@@ -238,7 +251,8 @@ class Broker:
             if self.saves_at_once:
                 self.save()
             self._watcher.accepted(client, message, has_readers=has_readers)
-            peer.deliver(("puback", mid, SUCCESS if has_readers else NO_SUBSCRIBERS))
+            is_silent = has_readers or not self.speaks_mqtt5
+            peer.deliver(("puback", mid, SUCCESS if is_silent else NO_SUBSCRIBERS))
 
     def acknowledge(self, peer: Peer, mid: int) -> None:
         client = peer.client
@@ -344,6 +358,8 @@ class Broker:
             if message.expires_at is not None and message.expires_at <= self._clock():
                 self._watcher.released(client, message)
                 continue
+            if self.takes_lowest_mids:
+                session.next_mid = 0
             while True:
                 session.next_mid = session.next_mid % 65535 + 1
                 if session.next_mid not in session.in_flight:

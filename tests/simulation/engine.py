@@ -11,17 +11,21 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgeslm.engine.calls import Call, Cost, Embed, EngineInfo, Output, Text
 from edgeslm.engine.frames import Cancel, Chunk, Done, Failed, Ready, Start
 from edgeslm.engine.host.process import EngineProcess
+from edgeslm.ipc.pipe import Refused
 from tests.simulation.loop import PROCESS
 
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
 
-What = Literal["answer", "crash", "hang", "slow", "fail", "frame"]
+What = Literal["answer", "crash", "hang", "slow", "fail", "frame", "kill", "long"]
+LONG = 8000
+"""Characters that a long answer has beside the usual ones."""
+BROKEN = b"weights that no engine can load"
 
 
 def answer_to(text: str) -> str:
@@ -48,6 +52,8 @@ class EngineWorld:
     on_run: Callable[[str, str], None] = lambda node, text: None
     on_done: Callable[[str, str], None] = lambda node, text: None
     on_crash: Callable[[str], None] = lambda node: None
+    on_kill: Callable[[str], None] = lambda node: None
+    """Called when a run kills its node."""
     usual_s: float = 0.02
     engines: dict[SimChild, None] = field(default_factory=dict)
 
@@ -71,6 +77,8 @@ class SimChild:
         self._timer: asyncio.TimerHandle | None = None
         self._running: Start | None = None
         self.backlog_bytes = 0
+        self.is_broken = False
+        """Whether its model can't be loaded."""
 
     @property
     def pid(self) -> int | None:
@@ -87,9 +95,10 @@ class SimChild:
         self._world = WORLD[-1]
         self._world.engines[self] = None
         delay_s = self._world.chance.uniform(0.005, 0.1)
-        self._loop.call_later(
-            delay_s, self._say, self.starts, Ready(EngineInfo("decoder", 2048, 1, 0.0, False))
-        )
+        said: Any = Ready(EngineInfo("decoder", 2048, 1, 0.0, False))
+        if self.is_broken:
+            said = Refused("the model can't be loaded")
+        self._loop.call_later(delay_s, self._say, self.starts, said)
 
     def _say(self, start: int, message: Any) -> None:
         if self.is_linked and start == self.starts:
@@ -150,6 +159,8 @@ class SimChild:
             return
         if what == "crash":
             self._end_process("signal 9")
+        elif what == "kill":
+            self._world.on_kill(self._node)
         elif what == "frame":
             self._end_process("it sent an invalid message")
         elif what == "fail":
@@ -157,6 +168,8 @@ class SimChild:
         else:
             self._world.on_done(self._node, text)
             output = Output(COST, text=answer_to(text), finish_reason="stop")
+            if what == "long":
+                output = replace(output, text=answer_to(text) + "." * LONG)
             if isinstance(running.call, Embed):
                 output = Output(COST, vectors=tuple((0.6, 0.8) for _ in running.call.texts))
             self._end(start, Done(running.number, output))
@@ -193,6 +206,7 @@ class SimChild:
 
     async def stop(self, grace_s: float) -> bool:
         self.close()
+        await asyncio.sleep(0.001)
         return False
 
 
@@ -202,4 +216,5 @@ class SimEngine(EngineProcess):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         child: Any = SimChild(None, None, self._handle, self._lost)
+        child.is_broken = (self.bundle / "model.onnx").read_bytes() == BROKEN
         self._child = child

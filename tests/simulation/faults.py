@@ -28,6 +28,11 @@ KINDS: Final = {
     "bad_pages": 3,
     "clock": 2,
     "slow_network": 2,
+    "kill_place": 30,
+    "reload": 5,
+    "replace": 2,
+    "broken_update": 1,
+    "bug": 3,
 }
 """Kind of a fault and how often it is drawn."""
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.mqtt.client import OUTBOX_BYTES
+from edgeslm.node.attempts import LOST_ENGINE, MOST_LOST, TRANSIENT
 from edgeslm.node.daemon import Daemon
+from edgeslm.storage.journal import LOST_NODE
 from tests.simulation.apps import Ask
 from tests.simulation.broker import Message
-from tests.simulation.engine import answer_to
+from tests.simulation.engine import LONG, answer_to
 from tests.simulation.loop import SimLoop
 from tests.simulation.routes import WINDOWS, RouteLedger
 
@@ -56,6 +59,12 @@ class Ledger:
         self._is_told = False
         """Whether a node has told that the disk changed something."""
         self._running: dict[str, Ask] = {}
+        self.keeps_answers = True
+        """Whether the journal keeps each answer until the end of the run."""
+        self.bugs: dict[str, list[Ask]] = {}
+        """Topic -> messages on which a bug ended the work."""
+        self.dead_on: Counter[str] = Counter()
+        """Reply topic -> dead letters. Those of a message that a route can't read name its topic."""
         self.filters: Callable[[], set[str]] = set
         """The filters to which a node is subscribed now."""
 
@@ -76,8 +85,20 @@ class Ledger:
 
     def _ask_of(self, message: Message) -> Ask | None:
         if message.correlation is not None:
-            return self.asks.get(message.correlation.decode())
+            name = message.correlation.decode()
+            return self.asks.get(f"x{name}" if message.topic.endswith("/cancel") else name)
         return self.by_payload.get(message.payload)
+
+    def _answered(self, body: dict[str, Any], topic: str) -> Ask | None:
+        """The request to which a result or a dead letter with this body and reply topic belongs."""
+        if (ask := self.asks.get(body["id"])) is not None:
+            return ask
+        if (ask := self.asks.get(topic.rpartition("/")[2])) is not None and ask.names == "topic":
+            return ask
+        try:
+            return self.asks.get(bytes.fromhex(body["id"]).decode())
+        except ValueError:
+            return None
 
     def accepted(self, client: str, message: Message, *, has_readers: bool) -> None:
         node = self.nodes.get(client)
@@ -95,7 +116,11 @@ class Ledger:
             body = json.loads(message.payload)
             if "ended the connection" in body["message"]:  # this broker never does so because of a message
                 self.violation("given up", f"{body['id']}: {body['message']}")
-            dead = self.asks.get(body["id"]) or self.routes.ask_of(body["reply_to"])
+            topic = body["reply_to"]
+            self.dead_on[topic] += 1
+            for ask in self.bugs.pop(topic, ()):
+                ask.dead += 1
+            dead = self._answered(body, topic) or self.routes.ask_of(topic)
             if dead is not None:
                 dead.dead += 1
                 self.note(f"dead {dead.name}")
@@ -103,10 +128,13 @@ class Ledger:
                 self.routes.failed(node, name)
         elif "/res/" in message.topic:
             body = json.loads(message.payload)
-            if (ask := self.asks.get(body["id"])) is None:
-                self.violation("asker", f"a result of {body['id']!r}, which nobody asked")
+            is_bug = body["status"] == "error" and body["error"]["code"] == "internal"
+            if (ask := self._answered(body, message.topic)) is None:
+                if not is_bug:
+                    self.violation("asker", f"a result of {body['id']!r}, which nobody asked")
                 return
-            if message.topic != ask.reply_to or message.correlation != ask.name.encode():
+            is_ours = message.topic == ask.reply_to and message.correlation == ask.correlation
+            if not is_ours and not (is_bug and message.topic.startswith(f"{node.topics.base}/res/")):
                 self.violation("asker", f"the result of {ask.name} went to {message.topic}")
             self.result(ask, message)
         elif message.topic.startswith("out/"):
@@ -118,8 +146,10 @@ class Ledger:
         self.note(f"result {ask.name} {body['status']} {body.get('error', {}).get('code', '')}")
         code = body["status"] if body["status"] != "error" else body["error"]["code"]
         self.codes[code] = self.codes.get(code, 0) + 1
-        if body["status"] == "ok" and body["result"].get("text") != answer_to(ask.text):
+        if body["status"] == "ok" and (ask.error or body["result"].get("text") != answer_of(ask)):
             self.violation("content", f"{ask.name} got {body['result']}")
+        elif code in TRANSIENT or code in ("cancelled", "timeout"):
+            ask.lose_points()
         if body["status"] == "ok":
             for at, before in ask.results:
                 same = before == message.payload
@@ -137,7 +167,7 @@ class Ledger:
         and by the number of the broker's session, which a bad disk may change."""
         if self._has_flipped and (ask.accepted_at or 0.0) <= self.disk_trouble_at:
             return False
-        return ask.is_request or (ask.accepted <= 1 and not ask.reverted)
+        return self.keeps_answers and (ask.is_named or ask.is_single)
 
     def released(self, client: str, message: Message) -> None:
         """The client acknowledged a message, or it expired at the broker."""
@@ -145,7 +175,7 @@ class Ledger:
         ask = self._ask_of(message) if node is not None else None
         if node is None or ask is None or not (ask.is_request or self.routes.has_result(ask)):
             return
-        if ask.is_ended or ask.is_expired(self._loop.now):
+        if ask.is_ended or ask.is_expired(self._loop.now) or self.is_excused(ask):
             pass
         elif node.config.durability == "spool":
             ask.kept = True
@@ -163,6 +193,10 @@ class Ledger:
             if (ask := self._own(message)) is not None:
                 ask.reverted += 1
                 self.note(f"the broker has an earlier state of {ask.name}")
+
+    def is_excused(self, ask: Ask) -> bool:
+        """Whether a dead letter may be about this message of a route."""
+        return not ask.is_request and self.dead_on[ask.topic] > 0
 
     def _own(self, message: Message) -> Ask | None:
         """The request or message for a route that ``message`` is; None for a result."""
@@ -199,6 +233,11 @@ class Ledger:
         kills = sum(at > self.disk_trouble_at for at in ask.kills)
         if kills >= MOST_KILLS and self.is_known_again(ask):
             self.violation("poison", f"{ask.name} ran again after the node was killed {len(ask.kills)} times")
+        ask.points, ask.new_points = ask.points + ask.new_points, 0
+        since = ask.points_since
+        is_certain = since is not None and since > self.disk_trouble_at and self.is_known_again(ask)
+        if ask.points >= MOST_LOST and is_certain:
+            self.violation("poison", f"{ask.name} ran again with {ask.points} crash points")
         ask.runs.append((now, boot))
         self._running[node] = ask
 
@@ -220,6 +259,8 @@ class Ledger:
     def crashed(self, node: str) -> None:
         if (ask := self._running.pop(node, None)) is not None:
             ask.crashed_at = self._loop.now
+            ask.new_points += LOST_ENGINE
+            ask.points_since = ask.points_since or self._loop.now
 
     # Nodes
 
@@ -234,7 +275,18 @@ class Ledger:
             ask.crashed_at = self._loop.now
             if daemon is not None:
                 ask.kills.append(self._loop.now)
+                ask.points += LOST_NODE
+                ask.points_since = ask.points_since or self._loop.now
         self._running.clear()
+        # A node that is killed before it has read its marks to the end has forgotten them.
+        is_early = daemon is not None and daemon.bus._network is None
+        for ask in self.asks.values():
+            ask.new_points = 0
+            if is_early:
+                ask.kills.clear()
+                ask.lose_points()
+            if daemon is None:  # it ended on its own, and broke off what it did
+                ask.lose_points()
 
     def node_disconnected(self, daemon: Daemon) -> None:
         """After the node has handled a lost connection: what it holds must be in the spool."""
@@ -245,6 +297,8 @@ class Ledger:
             if held.spooled is not None:
                 if ask is not None:
                     ask.kept = True
+            elif not self.keeps_answers and daemon.database.used_bytes > daemon.config.limits.journal_bytes:
+                continue
             elif daemon.database.problem is None and self._loop.now - self.disk_trouble_at > 5.0:
                 name = ask.name if ask is not None else "a message"
                 self.violation("spool", f"{name} isn't in the spool after the connection broke")
@@ -272,11 +326,15 @@ class Ledger:
     # Senders
 
     def got(self, app: str, message: Message) -> None:
-        ask = self.asks.get(message.correlation.decode()) if message.correlation else None
-        if ask is None or ask.app != app:
+        body = json.loads(message.payload)
+        topic = message.topic.removesuffix("/stream")
+        ask = self._answered(body, topic)
+        if ask is None or ask.app != app or topic != ask.reply_to:
             self.violation("asker", f"{app} got a message on {message.topic} that it didn't ask for")
-        else:
+        elif topic == message.topic:
             ask.got += 1
+        elif not ask.options.get("stream"):
+            self.violation("asker", f"{ask.name} got a piece of an answer, and asked for none")
 
     # Checks
 
@@ -333,7 +391,7 @@ class Ledger:
         if self.routes.waiting(daemon):
             return "a complete window has no digest"
         for ask in self.asks.values():
-            if ask.is_expired(self._loop.now):
+            if ask.is_expired(self._loop.now) or not ask.qos:
                 continue
             if ask.accepted and ask.repeats and not ask.got:
                 return f"{ask.name} is repeated and has no result"
@@ -343,10 +401,14 @@ class Ledger:
 
     def finish(self, world: World) -> None:
         self.routes.finish(world.node)
+        if (same := self.asks.get("same")) is not None and not self.may_lose and not self.is_excused(same):
+            results = len({payload for _, payload in same.results}) + same.dead
+            if results < same.accepted - same.forgotten:
+                self.violation("equal", f"{same.accepted} equal messages have {results} results")
         for ask in self.asks.values():
             if not ask.accepted or ask.is_ended or ask.is_expired(self._loop.now):
                 continue
-            if not (ask.is_request or self.routes.has_result(ask)):
+            if not (ask.is_request or self.routes.has_result(ask)) or self.is_excused(ask):
                 continue
             if ask.forgotten and not ask.kept and not ask.repeats:
                 continue
@@ -362,6 +424,11 @@ class Ledger:
         outcome.results = sum(bool(ask.results) for ask in self.asks.values())
         outcome.forgotten = sum(not ask.is_ended and ask.forgotten > 0 for ask in self.asks.values())
         outcome.codes.update(self.codes)
+
+
+def answer_of(ask: Ask) -> str:
+    """The text of its right result."""
+    return answer_to(ask.text) + ("." * LONG if "long" in ask.engine else "")
 
 
 def _text(payload: bytes) -> str:

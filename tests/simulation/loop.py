@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, ContextVar, copy_context
 from types import FrameType
 from typing import Any
@@ -21,6 +21,14 @@ EPOCH_S = 1_700_000_000.0
 """Wall-clock time at the start of a run."""
 
 
+Place = tuple[str, int, int]
+"""Part of the code: file, first line and last line."""
+
+
+MOST_FINALLY = 8
+"""Number of nested ``finally`` blocks with awaits that a killed coroutine may have."""
+
+
 class Killed(BaseException):
     """Ends the rest of a step of a process that was killed within it."""
 
@@ -29,10 +37,12 @@ class Process:
     """What was started together and dies together: its tasks, timers and callbacks.
 
     ``kill_in`` is the number of further steps after which the process is killed; ``on_kill`` is called then.
+    ``kill_at`` maps places of the code to the number of the visit at which it is killed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kill_at: dict[Place, int] | None = None) -> None:
         self.name = name
+        self.kill_at = kill_at if kill_at is not None else {}
         self.is_dead = False
         self.steps = 0
         self.kill_in: int | None = None
@@ -48,6 +58,24 @@ class Process:
         tasks = [only] if only is not None else list(self.tasks)
         return [point for task in tasks for point in await_points(task)]
 
+    def is_at(self, points: Iterable[tuple[str, int]]) -> bool:
+        """Counts a visit of each place of ``kill_at`` that has one of the points. :return: whether the
+        process is to be killed here; then the place is removed."""
+        files = {place[0] for place in self.kill_at}
+        here = [point for point in points if point[0] in files]
+        for place in list(self.kill_at) if here else ():
+            if not any(_has(place, *point) for point in here):
+                continue
+            self.kill_at[place] -= 1
+            if self.kill_at[place] <= 0:
+                del self.kill_at[place]
+                return True
+        return False
+
+
+def _has(place: Place, file: str, line: int) -> bool:
+    return place[0] == file and place[1] <= line <= place[2]
+
 
 PROCESS: ContextVar[Process | None] = ContextVar("PROCESS", default=None)
 
@@ -58,13 +86,22 @@ OUTSIDE = Context()
 
 def await_points(task: asyncio.Task[Any]) -> list[tuple[str, int]]:
     points = []
-    inner: Any = task.get_coro()
-    while inner is not None:
+    for inner in _chain(task):
         frame: FrameType | None = getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None)
         if frame is not None:
             points.append((frame.f_code.co_filename, frame.f_lineno))
-        inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
     return points
+
+
+def _chain(task: asyncio.Task[Any]) -> list[Any]:
+    """The coroutines that a task waits in, the innermost last."""
+    chain = []
+    inner: Any = task.get_coro()
+    while inner is not None:
+        if hasattr(inner, "close"):
+            chain.append(inner)
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
+    return chain
 
 
 _numbers = itertools.count(1)
@@ -208,6 +245,10 @@ class SimLoop(asyncio.BaseEventLoop):
             if process.kill_in <= 0 and not process.is_dead:
                 process.kill_in = None
                 process.on_kill()
+        if process.kill_at and not process.is_dead:
+            task = getattr(handle._callback, "__self__", None)
+            if isinstance(task, SimTask) and process.is_at(await_points(task)):
+                process.on_kill()
 
     def _check_progress(self) -> None:
         if (self.steps - self._checked_steps) * STEP_S > 0.9 * (self.now - self._checked_at):
@@ -225,12 +266,13 @@ def bury(process: Process) -> None:
 
     def close(task: SimTask) -> None:
         task._log_destroy_pending = False
-        try:
-            task.get_coro().close()
-        except (RuntimeError, ValueError):
-            pass  # it runs now, or awaits in a finally block
-        except BaseException:
-            pass
+        for coroutine in reversed(_chain(task)):
+            for _ in range(MOST_FINALLY):
+                try:
+                    coroutine.close()
+                    break
+                except BaseException:
+                    pass  # it runs now, or awaits in a finally block
 
     for task in list(process.tasks):
         process.context.copy().run(close, task)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
-from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -205,6 +205,7 @@ class SimPahoClient:
 
     def __init__(self, *arguments: Any, client_id: str = "", **options: Any) -> None:
         self.client_id = client_id
+        self._is_mqtt5 = options.get("protocol") == MQTTProtocolVersion.MQTTv5
         self._link: Link | None = None
         self._mid = 0
         self._unacknowledged: dict[int, None] = {}
@@ -234,8 +235,8 @@ class SimPahoClient:
         link = Link(wire, self.client_id, receive_maximum, PROCESS.get(), self._take, self._end)
         wire.open(link)
         self._link = link
-        will = self._will
-        link.send(lambda broker: void(broker.connect(link, expiry_s=expiry_s, will=will, clean=False)))
+        how: dict[str, Any] = {"expiry_s": expiry_s, "will": self._will, "clean": False}
+        link.send(lambda broker: void(broker.connect(link, **how, mqtt5=self._is_mqtt5)))
 
     def _end(self, code: int | None) -> None:
         if code is not None and self.on_disconnect is not None:
@@ -303,7 +304,12 @@ class SimPahoClient:
         identifier = getattr(properties, "SubscriptionIdentifier", None)
         if isinstance(identifier, list):
             identifier = identifier[0] if identifier else None
-        filters = [Filter(name, how.QoS, identifier, how.retainHandling) for name, how in topics]
+        filters = [
+            Filter(name, how)
+            if isinstance(how, int)
+            else Filter(name, how.QoS, identifier, how.retainHandling)
+            for name, how in topics
+        ]
         if link is None or not link.send(lambda broker: broker.subscribe(link, mid, filters)):
             return MQTTErrorCode.MQTT_ERR_NO_CONN, None
         return MQTTErrorCode.MQTT_ERR_SUCCESS, mid
@@ -386,12 +392,15 @@ class SimNetwork(Network):
             began_at = loop.time()
             was_welcome = False
             try:
-                self._link = BrokerLink(self._address, self._settings, self._listener)
+                self._link = BrokerLink(self._address, self._settings, self._listener, mqtt5=self._mqtt5)
                 problem = await self._serve(self._link)
                 was_welcome = self._link.was_welcome
             except BrokerError as error:
                 problem = Problem(str(error))
             self._link = None
+            if problem.version_refused and self._mqtt5:
+                self._mqtt5 = False
+                continue
             self._listener.lost(problem)
             if problem.fatal:
                 return

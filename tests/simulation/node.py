@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
-from edgeslm.config.loader import Config, parse_config
+from edgeslm.config.loader import Config, load_config
+from edgeslm.errors import ConfigError
 from edgeslm.mqtt.broker_address import client_id_of
 from edgeslm.node.daemon import Daemon, make_service
 from edgeslm.protocol.codec import Topics
 from edgeslm.update.store import Store
 from tests.simulation.disk import Disk
 from tests.simulation.engine import SimEngine
-from tests.simulation.loop import OUTSIDE, Process, SimLoop, bury
+from tests.simulation.loop import OUTSIDE, Place, Process, SimLoop, bury
 
 RESTART_S = (0.05, 1.5)
 
@@ -20,12 +23,13 @@ RESTART_S = (0.05, 1.5)
 class SimNode:
     """``daemon`` is that of the current process; None while there is none. ``boots`` counts the processes.
 
-    ``on_start`` is called in each new process with its daemon, before it runs.
+    ``file`` is the configuration. ``on_start`` is called in each new process with its daemon, before it runs.
     """
 
-    def __init__(self, loop: SimLoop, text: str, disk: Disk) -> None:
+    def __init__(self, loop: SimLoop, file: Path, disk: Disk) -> None:
         self.loop = loop
-        self.config: Config = parse_config(text)
+        self.file = file
+        self.config: Config = load_config(file)
         self.name = self.config.node
         self.client = client_id_of(self.config)
         self.topics = Topics(self.config.node, self.config.prefix)
@@ -33,6 +37,8 @@ class SimNode:
         self.process: Process | None = None
         self.daemon: Daemon | None = None
         self.boots = 0
+        self.kill_at: dict[Place, int] = {}
+        """Places of the code, and at which visit this or a later process is killed there."""
         self.on_start: Callable[[Daemon], None] = lambda daemon: None
         self.on_killed: Callable[[], None] = lambda: None
         self.on_ended: Callable[[BaseException | None], None] = lambda failure: None
@@ -47,12 +53,14 @@ class SimNode:
         if self.disk.is_off:
             self.disk.turn_on()
         self.boots += 1
-        self.process = process = Process(self.name)
+        self.process = process = Process(self.name, self.kill_at)
         process.on_kill = self.kill
         process.context.copy().run(self.loop.create_task, self._run(process))
 
     async def _run(self, process: Process) -> None:
         try:
+            with suppress(ConfigError):  # an operator would mend the file
+                self.config = load_config(self.file)
             config = self.config
             store = Store(config.state_dir, config.node)
             store.clear()
@@ -60,7 +68,7 @@ class SimNode:
             service = make_service(
                 store.settled(config), lambda bundle, hardware, adapters: SimEngine(bundle.path)
             )
-            self.daemon = daemon = Daemon(config, service, None, store)
+            self.daemon = daemon = Daemon(config, service, self.file, store)
             daemon.database.clock = time.monotonic
             self.on_start(daemon)
             await daemon.run()

@@ -7,20 +7,25 @@ import secrets
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
 from edgeslm.engine.host import process as engine_process
+from edgeslm.knowledge.service import process as knowledge_process
 from edgeslm.mqtt import client as mqtt_client
 from edgeslm.mqtt import connection
-from edgeslm.node import daemon
-from edgeslm.storage import database
+from edgeslm.node import daemon, in_flight, request_handler
+from edgeslm.node.routes import redactor, route
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.storage import database, encryption
 from tests.simulation.disk import SimulatedVfs
+from tests.simulation.knowledge import SimKnowledgeChild
 from tests.simulation.loop import PROCESS, Killed, SimLoop
 from tests.simulation.network import SimNetwork, SimPahoClient
+from tests.simulation.setup import Setup
 
 
 class SimConnection(sqlite3.Connection):
@@ -45,13 +50,16 @@ def statement(process: Any) -> None:
     """A moment before or after a statement of SQLite."""
     if process.is_dead:
         raise Killed
+    is_due = False
     if process.kill_in_statements is not None:
         process.kill_in_statements -= 1
         if process.kill_in_statements <= 0:
             process.kill_in_statements = None
-            process.killed_at = [*statement_points(sys._getframe(2))]
-            process.on_kill()
-            raise Killed
+            is_due = True
+    if is_due or (process.kill_at and process.is_at(statement_points(sys._getframe(2)))):
+        process.killed_at = [*statement_points(sys._getframe(2))]
+        process.on_kill()
+        raise Killed
 
 
 _opened: list[sqlite3.Connection] = []
@@ -80,6 +88,26 @@ def _close_all() -> None:
 _VFS: list[SimulatedVfs] = []
 
 
+def _after(before: Callable[..., None], call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call``, which is preceded by ``before`` with the same arguments."""
+
+    def both(*values: Any, **named: Any) -> Any:
+        before(*values, **named)
+        return call(*values, **named)
+
+    return both
+
+
+def _not_for_killed(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Says nothing of killed coroutines that await in a ``finally`` block."""
+
+    def tell(said: Any) -> None:
+        if "coroutine ignored GeneratorExit" not in str(said.exc_value):
+            hook(said)
+
+    return tell
+
+
 class _NoAlarm:
     def ring(self) -> None:
         return
@@ -87,8 +115,18 @@ class _NoAlarm:
     close = quiet = ring
 
 
+class Hooks(Protocol):
+    """Is called at some places of the product's code, and may raise there."""
+
+    setup: Setup
+
+    def on_request(self, delivery: Delivery) -> None: ...
+    def on_route(self, topic: str, payload: bytes) -> None: ...
+    def on_report(self) -> None: ...
+
+
 @contextmanager
-def simulated(loop: SimLoop, seed: int) -> Iterator[None]:
+def simulated(loop: SimLoop, seed: int, hooks: Hooks | None = None) -> Iterator[None]:
     """The product runs in ``loop`` with its clock."""
     chance = random.Random(f"{seed} product")
     if not _VFS:  # it must live as long as any connection
@@ -117,6 +155,18 @@ def simulated(loop: SimLoop, seed: int) -> Iterator[None]:
         replace(daemon, "gc", SimpleNamespace(collect=lambda: 0))
         replace(daemon, "give_back_free_memory", lambda: None)
         replace(engine_process, "os", SimpleNamespace(environ={}))
+        replace(knowledge_process, "Child", SimKnowledgeChild)
+        replace(encryption, "os", SimpleNamespace(urandom=chance.randbytes))
+        replace(redactor, "LONG", 120)
+        if hooks is not None:
+            replace(mqtt_client, "OUTBOX_BYTES", hooks.setup.outbox_bytes)
+            for target, name, before in (
+                (request_handler, "parse_request", lambda one, **told: hooks.on_request(one)),
+                (route.RouteReader, "consider", lambda of, topic, raw, *told: hooks.on_route(topic, raw)),
+                (in_flight, "error_result", lambda *told: hooks.on_report()),
+            ):
+                replace(target, name, _after(before, getattr(target, name)))
+        replace(sys, "unraisablehook", _not_for_killed(sys.unraisablehook))
         vfs.register()
         patches.callback(vfs.unregister)
         patches.callback(_close_all)

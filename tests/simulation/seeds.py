@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.simulation.faults import Fault, draw
+from tests.simulation.loop import Place
 from tests.simulation.world import Outcome, play
 
 FAULTS = 60
@@ -60,35 +61,42 @@ class Total:
         )
 
 
-def outcome_of(seed: int, faults: int = FAULTS, *, traced: bool = False) -> Outcome:
-    return play(seed, faults_of(seed, faults), within_s=WITHIN_S, traced=traced)
+def outcome_of(
+    seed: int, faults: int = FAULTS, place: Place | None = None, *, traced: bool = False
+) -> Outcome:
+    return play(seed, faults_of(seed, faults), within_s=WITHIN_S, traced=traced, place=place)
 
 
 def faults_of(seed: int, count: int) -> list[Fault]:
     return draw(random.Random(f"{seed} faults"), count=count, within_s=WITHIN_S)
 
 
-def run(seeds: Iterable[int], *, faults: int = FAULTS, processes: int = 1) -> Total:
-    """Runs seeds, prints the violations and the figures."""
+def run(
+    seeds: Iterable[int], *, faults: int = FAULTS, processes: int = 1, place: Place | None = None
+) -> Total:
+    """Runs seeds, prints the violations and the figures. With ``place``, nodes are killed there instead of at
+    drawn places."""
     total, began_at = Total(), time.perf_counter()
-    for outcome in outcomes(seeds, faults, processes):
+    for outcome in outcomes(seeds, faults, processes, place):
         total.add(outcome)
         if outcome.violations:
             print(f"seed {outcome.seed}: {outcome.violations[0]}", flush=True)
     total.took_s = time.perf_counter() - began_at
     print(total)
-    for seed in list(total.failed)[:3]:
+    for seed in list(total.failed)[:3] if place is None else ():
         report(seed, faults)
     return total
 
 
-def outcomes(seeds: Iterable[int], faults: int, processes: int) -> Iterable[Outcome]:
+def outcomes(
+    seeds: Iterable[int], faults: int, processes: int, place: Place | None = None
+) -> Iterable[Outcome]:
     if processes == 1:
-        yield from (outcome_of(seed, faults) for seed in seeds)
+        yield from (outcome_of(seed, faults, place) for seed in seeds)
         return
     with ProcessPoolExecutor(processes) as pool:
         chosen = list(seeds)
-        yield from pool.map(outcome_of, chosen, [faults] * len(chosen), chunksize=4)
+        yield from pool.map(outcome_of, chosen, [faults] * len(chosen), [place] * len(chosen), chunksize=4)
 
 
 def report(seed: int, count: int = FAULTS) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -15,34 +16,25 @@ from time import process_time as processor_time
 from typing import Any
 
 from edgeslm.errors import EdgeslmError
+from edgeslm.knowledge.index.queries import Memory
 from edgeslm.node.daemon import Daemon
-from tests.simulation import routes
+from edgeslm.protocol.delivery import Delivery
+from tests.simulation import asks
 from tests.simulation.apps import App, Ask
-from tests.simulation.broker import NOT_AUTHORIZED, Broker, Message
+from tests.simulation.broker import Broker, Message
 from tests.simulation.disk import Disk, bit_of_a_row
-from tests.simulation.engine import WORLD, EngineWorld, What
+from tests.simulation.effects import EFFECTS
+from tests.simulation.engine import BROKEN, WORLD, EngineWorld, What
 from tests.simulation.faults import Fault
+from tests.simulation.knowledge import KNOWLEDGE, KnowledgeWorld
 from tests.simulation.ledger import Ledger, Violation
-from tests.simulation.loop import OUTSIDE, Killed, SimLoop
-from tests.simulation.network import STAGES, WIRES, Wire
+from tests.simulation.loop import OUTSIDE, Killed, Place, SimLoop
+from tests.simulation.network import WIRES, Wire
 from tests.simulation.node import SimNode
-from tests.simulation.patches import simulated
+from tests.simulation.patches import simulated, statement_points
+from tests.simulation.setup import Change, Setup
 from tests.support.nodes import write_bundle
 
-CONFIG = """
-node: n0
-broker: {{url: mqtt://b0}}
-models: {{small: {{bundle: {bundle}, threads: 1}}}}
-prepare: never
-durability: {durability}
-limits: {{queue: {queue}, request_timeout_s: 20}}
-state_dir: {state}
-tasks:
-  say: {{kind: generate, model: small}}
-"""
-
-BAD_PAGES = 0.03
-"""Share of the pages read in which a bad disk flips a bit."""
 SETTLE_S = 400.0
 """Virtual seconds after the last fault within which everything must be idle."""
 
@@ -77,28 +69,38 @@ class _Log(logging.Handler):
 
 
 class World:
-    """One run. ``bundle`` is the folder of the engines' model."""
+    """One run. ``folder`` is an empty folder for the bundles, the configuration and the node's state.
 
-    def __init__(self, seed: int, faults: Sequence[Fault], bundle: Path, root: Path, *, traced: bool) -> None:
+    With ``place``, nodes are killed there instead of at drawn places.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        faults: Sequence[Fault],
+        folder: Path,
+        *,
+        traced: bool,
+        setup: Setup | None = None,
+        place: Place | None = None,
+    ) -> None:
         self.seed = seed
         self.loop = SimLoop()
         self.faults = faults
+        self.folder = folder
+        self.place = place
         self.chance = random.Random(f"{seed} world")
+        self.setup = setup or Setup.draw(random.Random(f"{seed} setup"))
         self.traced = traced
         self.trace: deque[str] = deque(maxlen=4000)
         self.ledger = Ledger(self.loop, self.note)
-        self.broker = Broker(
-            lambda: self.loop.now, self.ledger, receive_maximum=self.chance.choice((1, 5, 20))
-        )
-        self.durability = self.chance.choice(("broker", "broker", "spool"))
-        self.broker.saves_at_once = self.chance.random() < 0.5
-        self.saves_every_s = self.chance.choice((0.1, 2.0))
-        self.wire = Wire(self.loop, self.broker, random.Random(f"{seed} network"))
-        self.disk = Disk(root)
-        text = CONFIG.format(
-            bundle=bundle, durability=self.durability, queue=self.chance.choice((4, 16, 64)), state=root
-        )
-        self.node = SimNode(self.loop, text.rstrip() + routes.CONFIG, self.disk)
+        self.ledger.keeps_answers = self.setup.keeps_answers
+        self.broker = self._make_broker()
+        self.wire: Wire = Wire(self.loop, self.broker, random.Random(f"{seed} network"))
+        self._write_files(random.Random(f"{seed} key"))
+        self.disk = Disk(folder / "n0")
+        self.write_config("same")
+        self.node: SimNode = SimNode(self.loop, folder / "node.yaml", self.disk)
         self.apps = [App(self.wire, f"app-{number}", self.ledger.got) for number in range(2)]
         self.engines = EngineWorld(
             random.Random(f"{seed} engines"),
@@ -106,16 +108,38 @@ class World:
             self.ledger.ran,
             self.ledger.done,
             self.ledger.crashed,
+            lambda node: self.node.kill(),
         )
-        self._next_engine_faults: deque[What] = deque()
+        self.knowledge = KnowledgeWorld(random.Random(f"{seed} knowledge"), self._keep_memory)
+        self.next_engine_faults: deque[What] = deque()
+        self.bugs: list[str] = []
+        """What the next bugs hit: a ``request``, the message of a ``route``, or ``memory``."""
         self._restarts = random.Random(f"{seed} restarts")
         self._disk_chance = random.Random(f"{seed} disk")
-        self._cuts_power = False
-        self._io_left: int | None = None
-        self._disk_fault = 0
-        self._held_at_kill = 0
+        self.cuts_power = False
+        self.io_left: int | None = None
+        """Number of further operations of the disk after which the node is killed."""
+        self.disk_fault = 0
         self.outcome = Outcome(seed, faults, self.ledger.violations)
         self.is_over = False
+
+    def _make_broker(self) -> Broker:
+        setup = self.setup
+        broker = Broker(lambda: self.loop.now, self.ledger, receive_maximum=setup.receive_maximum)
+        broker.saves_at_once, broker.forgets_all = setup.saves_at_once, setup.has_equal
+        broker.speaks_mqtt5, broker.takes_lowest_mids = setup.mqtt5, setup.lowest_mids
+        return broker
+
+    def _write_files(self, chance: random.Random) -> None:
+        folder = self.folder
+        write_bundle(folder / "bundle")
+        write_bundle(folder / "other", weights=b"other weights")
+        write_bundle(folder / "broken", weights=BROKEN)
+        (folder / "key").write_bytes(chance.randbytes(32))
+        (folder / "n0").mkdir(mode=0o700)
+
+    def write_config(self, change: Change) -> None:
+        (self.folder / "node.yaml").write_text(self.setup.text(self.folder, change))
 
     def note(self, sentence: str) -> None:
         if self.traced:
@@ -125,7 +149,51 @@ class World:
     # Wiring
 
     def _behave(self, text: str) -> What:
-        return self._next_engine_faults.popleft() if self._next_engine_faults else "answer"
+        ask = self.ledger.by_text.get(text)
+        what: What = "answer"
+        if ask is not None and ask.engine:
+            what = ask.engine.pop(0) if ask.engine[0] != "long" else "long"
+        elif self.next_engine_faults:
+            what = self.next_engine_faults.popleft()
+        if ask is not None and what in ("hang", "slow"):
+            ask.lose_points()
+        return what
+
+    def _keep_memory(self, memory: Memory) -> str:
+        found = self.knowledge.chance.random()
+        return "end" if found < 0.03 else "refuse" if found < 0.06 else ""
+
+    # What the product's code calls, as set in ``patches``
+
+    def on_request(self, delivery: Delivery) -> None:
+        """A node is about to parse a request."""
+        if self.bugs and self.bugs[0] == "request":
+            self.bugs.pop(0)
+            self.note("a bug ends the work on a request")
+            ask = self.ledger.asks.get((delivery.correlation or b"").decode())
+            ask = ask or self.ledger.by_payload.get(delivery.payload)
+            if ask is not None:
+                reply_to = self.node.topics.result(ask.topic.rpartition("/")[2])
+                self.ledger.bugs.setdefault(reply_to, []).append(ask)
+            raise MemoryError if self.chance.random() < 0.5 else RuntimeError("a bug")
+
+    def on_route(self, topic: str, payload: bytes) -> None:
+        """A route is about to read a message."""
+        ask = self.ledger.by_payload.get(payload)
+        if ask is not None and ask.is_poison:
+            self.node.kill()
+            raise Killed
+        if ask is not None and self.bugs and self.bugs[0] == "route":
+            self.bugs.pop(0)
+            self.note(f"a bug ends the work on {ask.name}")
+            self.ledger.bugs.setdefault(topic, []).append(ask)
+            raise RuntimeError("a bug")
+
+    def on_report(self) -> None:
+        """A node is about to report a message on which a bug ended the work."""
+        if self.bugs and self.bugs[0] == "memory":
+            self.bugs.pop(0)
+            raise MemoryError
 
     def _started(self, daemon: Daemon) -> None:
         self.ledger.node_started(self.node, daemon)
@@ -155,11 +223,11 @@ class World:
             for point in {*process.points(), *process.killed_at}:
                 self.outcome.points[point] += 1
         self.note(f"the node is killed, {held} unfinished")
-        self._io_left = None
+        self.io_left = None
         self.ledger.node_killed(daemon)
         self.wire.cut_later(node.client)
-        if self._cuts_power:
-            self._cuts_power = False
+        if self.cuts_power:
+            self.cuts_power = False
             self.note("with a power cut")
             self.ledger.power_cut()
             self.disk.cut_power(self._disk_chance)
@@ -170,7 +238,7 @@ class World:
         self.note(f"the node ended ({failure})")
         if failure is not None and not isinstance(failure, EdgeslmError):
             self.ledger.violation("exception", f"the node ended: {failure!r}")
-        self._io_left = None
+        self.io_left = None
         self.ledger.node_killed(None)
         self.wire.cut_later(self.node.client)
         self.loop.call_later(1.0, self._restart, context=OUTSIDE)
@@ -182,23 +250,25 @@ class World:
         self.node.start()
 
     def _io_fault(self, operation: str) -> int:
-        if self._io_left is not None and operation != "read":
-            self._io_left -= 1
-            if self._io_left <= 0:
-                self._io_left = None
+        if self.io_left is not None and operation != "read":
+            self.io_left -= 1
+            if self.io_left <= 0:
+                self.io_left = None
                 self.note(f"killed at a {operation}")
+                if self.node.process is not None:
+                    self.node.process.killed_at = [*statement_points(sys._getframe())]
                 self.node.kill()
                 return 10
-        if self._disk_fault and operation != "read":
+        if self.disk_fault and operation != "read":
             self.ledger.disk_failed()
-            return self._disk_fault
+            return self.disk_fault
         return 0
 
-    def _accept_writes(self) -> None:
-        self._disk_fault, self.ledger.refused_since = 0, None
+    def accept_writes(self) -> None:
+        self.disk_fault, self.ledger.refused_since = 0, None
 
-    def _spoil(self, page: bytes) -> int | None:
-        if self._disk_chance.random() >= BAD_PAGES:
+    def spoil(self, page: bytes) -> int | None:
+        if self._disk_chance.random() >= self.setup.bad_pages:
             return None
         bit = bit_of_a_row(page, self._disk_chance)
         if bit is not None:
@@ -210,78 +280,7 @@ class World:
 
     def _apply(self, fault: Fault) -> None:
         self.note(f"fault {fault}")
-        kind, amount = fault.kind, fault.amount
-        process = self.node.process
-        if kind == "kill" and self.node.is_up and process is not None:
-            process.kill_in = int(amount)
-        elif kind == "kill_statement" and self.node.is_up and process is not None:
-            process.kill_in_statements = int(amount)
-        elif kind in ("kill_io", "power_cut") and self.node.is_up:
-            self._io_left = int(amount)
-            self._cuts_power = kind == "power_cut"
-        elif kind == "broker_kill" and self.broker.is_up:
-            self.broker.kill()
-            self.wire.cut()
-            self.loop.call_later(amount, self.broker.start)
-        elif kind == "broker_stop" and self.broker.is_up:
-            self.broker.save()
-            self.broker.kill()
-            self.wire.cut()
-            self.loop.call_later(amount, self.broker.start)
-        elif kind == "cut_node":
-            self.wire.cut(self.node.client)
-        elif kind == "cut_app":
-            self.wire.cut(self.apps[int(amount * len(self.apps)) % len(self.apps)].name)
-        elif kind == "cut_all":
-            self.wire.cut()
-        elif kind == "partition":
-            name = self.node.client
-            self.wire.partitioned.add(name)
-            self.wire.cut(name)
-            self.loop.call_later(amount, self.wire.partitioned.discard, name)
-        elif kind == "flap":
-            code = self.chance.choice((None, 0x8B, 0x82, 0x81))
-            self.wire.flaps = lambda client: (
-                (self.wire.chance.uniform(0, 0.03), code) if client == self.node.client else None
-            )
-            self.wire.cut(self.node.client)
-            self.loop.call_later(amount, setattr, self.wire, "flaps", lambda client: None)
-        elif kind == "close_early":
-            closing = self.chance.choice(STAGES), self.chance.choice((None, 0x8B, 0x82, 0x81))
-            self.wire.closes = lambda client: closing if client == self.node.client else None
-            self.wire.cut(self.node.client)
-            self.loop.call_later(amount, setattr, self.wire, "closes", lambda client: None)
-        elif kind == "refuse_subscription":
-            self.broker.refuses = lambda client, action, topic: (
-                NOT_AUTHORIZED if action == "subscribe" and client == self.node.client else 0
-            )
-            self.loop.call_later(amount, setattr, self.broker, "refuses", lambda *told: 0)
-        elif kind == "refuse_result":
-            self.broker.refuses = lambda client, action, topic: (
-                NOT_AUTHORIZED
-                if action == "publish"
-                and client == self.node.client
-                and ("/res/" in topic or topic.startswith("out/"))
-                else 0
-            )
-            self.loop.call_later(amount, setattr, self.broker, "refuses", lambda *told: 0)
-        elif kind == "stop":
-            self.node.stop()
-        elif kind == "engine":
-            kinds: tuple[What, ...] = ("crash", "crash", "frame", "slow", "fail", "hang")
-            self._next_engine_faults.append(kinds[int(amount * len(kinds)) % len(kinds)])
-        elif kind in ("disk_full", "disk_error"):
-            self._disk_fault = 13 if kind == "disk_full" else 778
-            self.ledger.refused_since = self.loop.now
-            self.loop.call_later(amount, self._accept_writes)
-        elif kind == "bad_pages":
-            self.disk.spoil = self._spoil
-            self.loop.call_later(amount, setattr, self.disk, "spoil", lambda page: None)
-        elif kind == "clock":
-            self.loop.wall_offset_s += amount
-        elif kind == "slow_network":
-            self.wire.delay_s = 1.0
-            self.loop.call_later(amount, setattr, self.wire, "delay_s", 0.02)
+        EFFECTS[fault.kind](self, fault.amount)
 
     # The run
 
@@ -292,6 +291,7 @@ class World:
         self.node.on_ended = self._ended
         self.disk.fault = self._io_fault
         WORLD.append(self.engines)
+        KNOWLEDGE.append(self.knowledge)
         WIRES["b0"] = self.wire
         self.ledger.nodes[self.node.client] = self.node
         self.ledger.filters = lambda: {
@@ -301,7 +301,7 @@ class World:
             for one in session.filters
         }
         works = [loop.create_task(work) for app in self.apps for work in (app.run(), app.repeat())]
-        if not self.broker.saves_at_once:
+        if not self.setup.saves_at_once and not self.setup.has_equal:
             works.append(loop.create_task(self._save()))
         works.append(loop.create_task(self._check()))
         self.node.start()
@@ -326,9 +326,12 @@ class World:
         process = self.node.process
         if process is not None:
             process.kill_in = process.kill_in_statements = None
-        self._io_left, self._disk_fault = None, 0
+        self.node.kill_at.clear()
+        self.bugs.clear()
+        self.write_config("same")
+        self.io_left, self.disk_fault = None, 0
         self.disk.spoil = lambda page: None
-        self._next_engine_faults.clear()
+        self.next_engine_faults.clear()
         self.broker.refuses = lambda *told: 0
         self.wire.partitioned.clear()
         self.wire.flaps = lambda client: None
@@ -345,7 +348,7 @@ class World:
 
     async def _save(self) -> None:
         while True:
-            await asyncio.sleep(self.saves_every_s)
+            await asyncio.sleep(self.setup.saves_every_s)
             if self.broker.is_up:
                 self.broker.save()
 
@@ -355,27 +358,26 @@ class World:
             self.ledger.check_bounds(self)
 
     def _ask(self, number: int) -> None:
-        chance = self.chance
-        app = chance.choice(self.apps)
-        name, topic = f"r{number}", f"{self.node.topics.base}/req/say"
-        repeats, expiry_s = chance.random() < 0.5, chance.choice((None, None, None, 3.0, 30.0))
-        ask = Ask(name, f"text {number}", topic, app.name, app.reply_to, repeats, expiry_s)
-        ask.streams = chance.random() < 0.3
-        self.ledger.add(ask)
-        app.ask(ask)
+        ask = asks.request(number, self.chance, self.chance.choice(self.apps), self.setup, self.node.topics)
+        self._send(ask)
+        if self.chance.random() < 0.08:
+            cancellation = asks.cancellation(ask, self.node.topics)
+            self.loop.call_later(self.chance.choice((0.0, 0.05, 1.0)), self._send, cancellation)
 
     def _tell(self, number: int) -> None:
         """Sends a message for the routes, a correction, or an event that completes windows."""
-        app = self.chance.choice(self.apps)
-        what = self.chance.choices("abfc", weights=(6, 6, 5, 1))[0]
-        if what == "f":
-            ask = routes.correction_of(number, self.node.topics.feedback, app.name)
-        elif what == "c":
-            ask = routes.close_of(number, app.name)
-        else:
-            ask = routes.note_of(number, what, app.name)
+        if self.setup.has_equal and self.chance.random() < 0.6:
+            self._send(self.ledger.asks.get("same") or asks.same(self.apps[0].name))
+            return
+        self._send(asks.message(number, self.chance, self.chance.choice(self.apps), self.node.topics))
+
+    def _send(self, ask: Ask) -> None:
+        if self.is_over:
+            return
+        if ask.cancels is not None:
+            self.ledger.asks[ask.cancels].lose_points()
         self.ledger.add(ask)
-        app.ask(ask)
+        next(app for app in self.apps if app.name == ask.app).ask(ask)
 
     def run(self, within_s: float, asks: int) -> Outcome:
         began_at = processor_time()
@@ -389,7 +391,7 @@ class World:
         else:
             log.setLevel(logging.CRITICAL)
         try:
-            with simulated(self.loop, self.seed):
+            with simulated(self.loop, self.seed, self):
                 self.loop.run_until_complete(self._main(within_s, asks))
                 self.node.on_killed = lambda: None
                 self.node.kill()
@@ -405,6 +407,7 @@ class World:
             log.propagate = propagate
             self.disk.remove()
             WORLD.clear()
+            KNOWLEDGE.clear()
             WIRES.clear()
         self._look_at_errors()
         self.loop._ready.clear()  # type: ignore[attr-defined]
@@ -428,14 +431,17 @@ class World:
 
 
 def play(
-    seed: int, faults: Sequence[Fault], *, within_s: float = 30.0, asks: int = 80, traced: bool = False
+    seed: int,
+    faults: Sequence[Fault],
+    *,
+    within_s: float = 30.0,
+    asks: int = 80,
+    traced: bool = False,
+    place: Place | None = None,
 ) -> Outcome:
     """Runs a seed with these faults."""
     with tempfile.TemporaryDirectory(dir=_memory(), prefix="edgeslm-simulation-") as folder:
-        bundle = write_bundle(Path(folder) / "bundle")
-        state = Path(folder) / "n0"
-        state.mkdir(mode=0o700)
-        return World(seed, faults, bundle, state, traced=traced).run(within_s, asks)
+        return World(seed, faults, Path(folder), traced=traced, place=place).run(within_s, asks)
 
 
 def _memory() -> str | None:

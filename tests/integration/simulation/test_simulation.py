@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeslm.node.in_flight import Admission, InFlight
-from tests.simulation import mutations, seeds
+from tests.simulation import mutations, places, seeds
 from tests.simulation.faults import Fault
-from tests.simulation.world import play
+from tests.simulation.setup import Setup
+from tests.simulation.world import World, play
 from tests.support.paths import ROOT
 
 WORKERS = 4
@@ -20,7 +22,7 @@ WORKERS = 4
 @pytest.mark.parametrize("share", range(WORKERS))
 def test_no_seed_violates_an_invariant(share: int) -> None:
     crashes = 0
-    for seed in range(share, 48, WORKERS):
+    for seed in range(share, 28, WORKERS):
         outcome = seeds.outcome_of(seed)
         assert not outcome.violations, f"make simulate ARGS='nodes {seed}'"
         crashes += outcome.crashes
@@ -59,6 +61,12 @@ def test_a_refused_subscription_is_tried_again_on_the_same_connection() -> None:
     assert not play(0, [Fault(0.0, "refuse_subscription", 4.0)]).violations
 
 
+def test_the_spool_is_read_on_after_other_messages_took_its_room(tmp_path: Path) -> None:
+    setup = Setup(durability="spool", queue=1, journal_bytes=1 << 16, saves_at_once=True)
+    faults = [Fault(at, "cut_node", 0.0) for at in range(2, 30)]
+    assert not World(0, faults, tmp_path, traced=False, setup=setup).run(within_s=10.0, asks=160).violations
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_broker_that_closes_early_costs_no_result_and_no_subscription(seed: int) -> None:
     faults = [Fault(at, "close_early", 2.5) for at in (0.0, *(0.3 + 4 * number for number in range(7)))]
@@ -75,6 +83,12 @@ def test_the_fewest_faults_are_those_that_are_needed() -> None:
     faults = [Fault(float(at), "kill", 1) for at in range(20)]
     needed = {faults[3], faults[17]}
     assert seeds.fewest(faults, lambda some: needed <= set(some)) == [faults[3], faults[17]]
+
+
+def test_what_can_not_be_reached_is_named_as_it_is_in_the_code() -> None:
+    modules = (*places.AWAITS, *places.STATEMENTS)
+    hidden = sum(len(places.found_in(one)) - len(places.places_of(one)) for one in modules)
+    assert hidden == len(places.UNREACHABLE)
 
 
 @pytest.mark.parametrize("patch", mutations.patches(), ids=lambda patch: patch.stem)

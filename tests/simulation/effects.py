@@ -1,0 +1,226 @@
+"""What each kind of fault does to a simulated world."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.errors import EdgeslmError, SelfTestError
+from edgeslm.serving.deployment import Deployment
+from edgeslm.update.store import Store
+from tests.simulation.broker import NOT_AUTHORIZED
+from tests.simulation.engine import BROKEN, What
+from tests.simulation.network import STAGES
+from tests.simulation.places import all_places
+from tests.simulation.setup import CHANGES
+from tests.support.nodes import write_bundle
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+MOST_VISITS = 3
+MOST_ARMED = 6
+"""Number of places that wait for a visit at a time."""
+CODES: Final = (None, 0x8B, 0x82, 0x81)
+"""Reason codes with which a broker ends a connection; None if it just breaks."""
+
+
+def kill(world: World, amount: float) -> None:
+    if world.node.process is not None:
+        world.node.process.kill_in = int(amount)
+
+
+def kill_statement(world: World, amount: float) -> None:
+    if world.node.process is not None:
+        world.node.process.kill_in_statements = int(amount)
+
+
+def kill_io(world: World, amount: float) -> None:
+    if world.node.is_up:
+        world.io_left = int(amount)
+
+
+def power_cut(world: World, amount: float) -> None:
+    if world.node.is_up:
+        world.io_left, world.cuts_power = int(amount), True
+
+
+def kill_place(world: World, amount: float) -> None:
+    """At a visit of a place that is drawn, however rarely nodes come there."""
+    places = [world.place] if world.place is not None else all_places()
+    place = places[int(amount * len(places)) % len(places)]
+    armed = world.node.kill_at
+    while len(armed) >= MOST_ARMED:
+        del armed[next(iter(armed))]
+    armed[place] = 1 + int(amount * 1000) % MOST_VISITS
+
+
+def broker_kill(world: World, amount: float) -> None:
+    if world.broker.is_up:
+        world.broker.kill()
+        world.wire.cut()
+        world.loop.call_later(amount, world.broker.start)
+
+
+def broker_stop(world: World, amount: float) -> None:
+    if world.broker.is_up and not world.setup.has_equal:
+        world.broker.save()
+    broker_kill(world, amount)
+
+
+def cut_app(world: World, amount: float) -> None:
+    world.wire.cut(world.apps[int(amount * len(world.apps)) % len(world.apps)].name)
+
+
+def partition(world: World, amount: float) -> None:
+    name = world.node.client
+    world.wire.partitioned.add(name)
+    world.wire.cut(name)
+    world.loop.call_later(amount, world.wire.partitioned.discard, name)
+
+
+def flap(world: World, amount: float) -> None:
+    code = world.chance.choice(CODES) if world.setup.mqtt5 else None
+    world.wire.flaps = lambda client: (
+        (world.wire.chance.uniform(0, 0.03), code) if client == world.node.client else None
+    )
+    world.wire.cut(world.node.client)
+    world.loop.call_later(amount, setattr, world.wire, "flaps", lambda client: None)
+
+
+def close_early(world: World, amount: float) -> None:
+    closing = world.chance.choice(STAGES), world.chance.choice(CODES) if world.setup.mqtt5 else None
+    world.wire.closes = lambda client: closing if client == world.node.client else None
+    world.wire.cut(world.node.client)
+    world.loop.call_later(amount, setattr, world.wire, "closes", lambda client: None)
+
+
+def _refuse(world: World, amount: float, is_refused: Callable[[str, str], bool]) -> None:
+    """With MQTT 3.1.1 a broker has no packet that refuses a message."""
+    if world.setup.mqtt5:
+        world.broker.refuses = lambda client, action, topic: (
+            NOT_AUTHORIZED if client == world.node.client and is_refused(action, topic) else 0
+        )
+        world.loop.call_later(amount, setattr, world.broker, "refuses", lambda *told: 0)
+
+
+def refuse_subscription(world: World, amount: float) -> None:
+    _refuse(world, amount, lambda action, topic: action == "subscribe")
+
+
+def refuse_result(world: World, amount: float) -> None:
+    _refuse(
+        world, amount, lambda action, topic: action == "publish" and ("/res/" in topic or topic[:4] == "out/")
+    )
+
+
+def engine(world: World, amount: float) -> None:
+    kinds: tuple[What, ...] = ("crash", "crash", "frame", "slow", "fail", "hang")
+    world.next_engine_faults.append(kinds[int(amount * len(kinds)) % len(kinds)])
+
+
+def _refuse_writes(world: World, amount: float, code: int) -> None:
+    world.disk_fault = code
+    world.ledger.refused_since = world.loop.now
+    world.loop.call_later(amount, world.accept_writes)
+
+
+def bad_pages(world: World, amount: float) -> None:
+    world.disk.spoil = world.spoil
+    world.loop.call_later(amount, setattr, world.disk, "spoil", lambda page: None)
+
+
+def clock(world: World, amount: float) -> None:
+    world.loop.wall_offset_s += amount
+
+
+def slow_network(world: World, amount: float) -> None:
+    world.wire.delay_s = 1.0
+    world.loop.call_later(amount, setattr, world.wire, "delay_s", 0.02)
+
+
+def reload(world: World, amount: float) -> None:
+    """The operator changes the configuration, and the node reads it again, or is stopped meanwhile."""
+    world.write_config(CHANGES[int(amount * len(CHANGES)) % len(CHANGES)])
+    node = world.node
+    if node.is_up and node.process is not None and node.daemon is not None:
+        node.process.context.copy().run(node.daemon.admin.request_reload)
+        if int(amount * 1000) % 5 == 0:
+            world.loop.call_later(0.03, node.stop)
+
+
+def replace(world: World, amount: float) -> None:
+    """An update that a check of the new deployment refuses, or not."""
+    node = world.node
+    if not node.is_up or node.process is None or node.daemon is None:
+        return
+    daemon = node.daemon
+
+    async def check(old: Deployment, new: Deployment) -> None:
+        await asyncio.sleep(0.05)
+        if amount < 0.5:
+            raise SelfTestError("the new model gives other answers")
+
+    async def serve_again() -> None:
+        try:
+            async with daemon.admin.alone:
+                await daemon.admin.serve_again(check)
+        except EdgeslmError as error:
+            world.note(f"the update failed: {error}")
+
+    node.process.context.copy().run(world.loop.create_task, serve_again())
+
+
+def broken_update(world: World, amount: float) -> None:
+    """A bundle that no engine can load is made active, and the node starts again."""
+    node = world.node
+    if not node.is_up or node.daemon is None or node.daemon.config.prepare != "never":
+        return
+    folder = node.config.state_dir
+    store = Store(folder, node.name)
+    with store.draft() as draft:
+        bundle = store.add(write_bundle(draft / "new", weights=BROKEN))
+    base = load_bundle(world.folder / "bundle").digest
+    entry = store.entry("small")
+    if entry is not None and bundle.digest in (entry.active, entry.previous):
+        return
+    store.activate("small", base, bundle.digest, on_trial=amount < 0.5)
+    node.stop()
+
+
+def bug(world: World, amount: float) -> None:
+    """The work on one of the next messages fails because of a bug, or memory is short."""
+    kinds = ("request", "request", "route", "memory")
+    world.bugs.append(kinds[int(amount * len(kinds)) % len(kinds)])
+
+
+EFFECTS: Final[dict[str, Callable[[World, float], None]]] = {
+    "kill": kill,
+    "kill_statement": kill_statement,
+    "kill_io": kill_io,
+    "power_cut": power_cut,
+    "kill_place": kill_place,
+    "broker_kill": broker_kill,
+    "broker_stop": broker_stop,
+    "cut_node": lambda world, amount: world.wire.cut(world.node.client),
+    "cut_app": cut_app,
+    "cut_all": lambda world, amount: world.wire.cut(),
+    "partition": partition,
+    "flap": flap,
+    "close_early": close_early,
+    "refuse_subscription": refuse_subscription,
+    "refuse_result": refuse_result,
+    "stop": lambda world, amount: world.node.stop(),
+    "engine": engine,
+    "disk_full": lambda world, amount: _refuse_writes(world, amount, 13),
+    "disk_error": lambda world, amount: _refuse_writes(world, amount, 778),
+    "bad_pages": bad_pages,
+    "clock": clock,
+    "slow_network": slow_network,
+    "reload": reload,
+    "replace": replace,
+    "broken_update": broken_update,
+    "bug": bug,
+}

@@ -1,0 +1,82 @@
+"""Simulated knowledge processes, which store the messages that routes remember."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeslm.knowledge.index.queries import Memory
+from edgeslm.knowledge.service.frames import Failed, Ready, Remember, Remembered
+
+
+@dataclass
+class KnowledgeWorld:
+    """``memories`` maps topic and name of each message on the disk to the message. ``fails`` is called for
+    each message and says whether the process ends at it (``end``), refuses it (``refuse``) or stores it."""
+
+    chance: random.Random
+    fails: Callable[[Memory], str] = lambda memory: ""
+    memories: dict[tuple[str, str], Memory] = field(default_factory=dict)
+
+
+KNOWLEDGE: list[KnowledgeWorld] = []
+"""The world of the current run."""
+
+
+class SimKnowledgeChild:
+    """Replaces :class:`edgeslm.ipc.process.Child` of the collections."""
+
+    def __init__(
+        self, sends: Any, takes: Any, on_message: Callable[[Any], None], on_lost: Callable[[str], None]
+    ) -> None:
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self.is_linked = False
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        return None
+
+    async def start(
+        self, command: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.is_linked = True
+        self.starts += 1
+        self._world = KNOWLEDGE[-1]
+        self._later(self.starts, self._on_message, Ready())
+
+    def _later(self, start: int, call: Callable[..., None], *values: Any) -> None:
+        def run() -> None:
+            if self.is_linked and start == self.starts:
+                call(*values)
+
+        asyncio.get_running_loop().call_later(self._world.chance.uniform(0.001, 0.1), run)
+
+    def send(self, message: Any) -> None:
+        if self.is_linked and isinstance(message, Remember):
+            self._later(self.starts, self._keep, message)
+
+    def _keep(self, asked: Remember) -> None:
+        memory = asked.memory
+        what = self._world.fails(memory)
+        if what == "end":
+            self.bury()
+            self._on_lost("signal 9")
+        elif what == "refuse":
+            self._on_message(Failed(asked.number, "the disk is full"))
+        else:
+            self._world.memories[memory.topic, memory.name] = memory
+            self._on_message(Remembered(asked.number))
+
+    def bury(self) -> str:
+        self.is_linked = False
+        return "signal 9"
+
+    async def stop(self, grace_s: float) -> bool:
+        self.is_linked = False
+        await asyncio.sleep(0.001)
+        return False
