@@ -85,7 +85,7 @@ def places_of(module: str) -> tuple[Place, ...]:
 
 def _functions(file: Path) -> dict[int, str]:
     """Line -> name of the innermost function."""
-    names = {}
+    names: dict[int, str] = {}
     for node in ast.walk(ast.parse(file.read_text())):  # outer functions first
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names |= dict.fromkeys(range(node.lineno, (node.end_lineno or node.lineno) + 1), node.name)
