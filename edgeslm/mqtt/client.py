@@ -403,7 +403,8 @@ class BusClient:
     def subscribed(self, generation: int, mid: int, failures: Sequence[str | None]) -> None:
         if generation != self._generation:
             return
-        for one, failure in zip(self._asked_for.pop(mid, []), failures, strict=False):
+        for one, refusal in zip(self._asked_for.pop(mid, []), failures, strict=False):
+            failure = refusal or (self._welcome and self._welcome.fault_of(one.filter))
             if failure and one.optional:
                 log.debug("the broker refuses the subscription to %s: %s", one.filter, failure)
             elif failure:
@@ -416,8 +417,8 @@ class BusClient:
                 self._refused[one.filter] = one
             elif self._refused.pop(one.filter, None) is not None:
                 log.warning("the broker accepts the subscription to %s now", one.filter)
-                refusal = f"The broker refuses the subscription to {one.filter} ("
-                self._shortcomings = [told for told in self._shortcomings if not told.startswith(refusal)]
+                start = f"The broker refuses the subscription to {one.filter} ("
+                self._shortcomings = [told for told in self._shortcomings if not told.startswith(start)]
         if self._refused and self._subscribing_again is None:
             pause_s = self._subscribe_again_s
             self._subscribe_again_s = min(2 * pause_s, SUBSCRIBE_AGAIN_S[1])

@@ -344,6 +344,7 @@ def read_welcome(
         retain_available=bool(getattr(granted, "RetainAvailable", 1)),
         wildcards_available=bool(getattr(granted, "WildcardSubscriptionAvailable", 1)),
         identifiers_available=bool(getattr(granted, "SubscriptionIdentifierAvailable", 1)),
+        shared_available=bool(getattr(granted, "SharedSubscriptionAvailable", 1)),
         session_expiry_s=getattr(granted, "SessionExpiryInterval", asked.session_expiry_s),
     )
 

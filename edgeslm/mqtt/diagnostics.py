@@ -62,6 +62,13 @@ class Welcome:
     session_expiry_s: int
     mqtt5: bool = True
     identifiers_available: bool = True
+    shared_available: bool = True
+
+    def fault_of(self, topic_filter: str) -> str | None:
+        """Why a subscription that the broker accepts brings nothing; None if it brings messages. RabbitMQ
+        accepts shared subscriptions, which it doesn't have."""
+        is_shared = topic_filter.startswith("$share/")
+        return "it has no shared subscriptions" if is_shared and not self.shared_available else None
 
 
 def connection_failure(address: BrokerAddress, error: Exception) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import signal
@@ -16,6 +17,7 @@ import pytest
 import trustme
 
 from edgeslm.errors import BrokerError
+from edgeslm.mqtt import connection
 from edgeslm.mqtt.client import Subscription, Will
 from edgeslm.mqtt.connection import PATIENCE, Network
 from edgeslm.mqtt.diagnostics import SessionTakenOver
@@ -291,6 +293,27 @@ class TestConnection:
                 ]
             assert "subscription to a/b" not in caplog.text
             assert BROKER_DROPPED not in caplog.text, "it was optional"
+
+        run(main)
+
+    def test_a_broker_without_shared_subscriptions_is_told(
+        self, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """RabbitMQ says in its CONNACK that it has none, and accepts them all the same."""
+        read_welcome = connection.read_welcome
+
+        def without(*values: Any, **named: Any) -> Any:
+            return dataclasses.replace(read_welcome(*values, **named), shared_available=False)
+
+        monkeypatch.setattr(connection, "read_welcome", without)
+
+        async def main() -> None:
+            async with Node(broker.url, ["a/b", "$share/pool/req/+"]) as node:
+                await until(lambda: bool(node.bus.shortcomings))
+                assert node.bus.shortcomings == [
+                    "The broker refuses the subscription to $share/pool/req/+ (it has no shared "
+                    "subscriptions); allow it there."
+                ]
 
         run(main)
 
