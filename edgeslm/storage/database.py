@@ -354,7 +354,7 @@ class Database:
         """Whether the file has the encrypted text ``MARK``, which shows whether the key is right. :raises
         JournalError: the key is missing or wrong."""
         has_marks = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
-        row = db.execute("SELECT sealed FROM mark").fetchone() if has_marks else None
+        row = db.execute("SELECT CAST(sealed AS BLOB) FROM mark").fetchone() if has_marks else None
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         or_remove = f"Or remove {self.file}, which loses stored answers and waiting messages."
         if is_sealed and self._seal is None:
@@ -362,8 +362,8 @@ class Database:
                 f"The journal {self.file} is encrypted: name its key as `journal: key_file`. {or_remove}"
             )
         if is_sealed and self._seal is not None:
-            # Damage may have destroyed the mark; then the texts tell whether the key fits.
-            marks = [(row[0], MARK)] if row is not None else list(sealed_texts(db))
+            # Damage may have changed or destroyed the mark; then the texts tell whether the key fits.
+            marks = [*([(row[0], MARK)] if row is not None else []), *sealed_texts(db)]
             if marks and not any(fits_key(self._seal, *mark) for mark in marks):
                 raise JournalError(
                     f"The journal {self.file} was encrypted with another key: bring that one back. "

@@ -191,6 +191,7 @@ class Journal:
             ) from None
         for key in self._marks.left:
             self.blame(key, LOST_NODE)
+            self.pause(key)  # only now: a kill before this must not forget the crash
         self.tidy()
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ _FREE = bytes(KEY_BYTES)
 
 class RunningMarks:
     """The marks in ``file``, which is created if missing. ``left``: keys of the requests that were running
-    when the last process ended.
+    when the last process ended; they stay marked until :meth:`clear`.
 
     :raises OSError: the file can't be created.
     """
@@ -31,10 +31,9 @@ class RunningMarks:
             self._pages = mmap.mmap(descriptor, KEY_BYTES * SLOTS)
         finally:
             os.close(descriptor)
-        self.left = [key for slot in range(SLOTS) if (key := self._read(slot)) != _FREE]
-        self._pages[:] = _FREE * SLOTS
-        self._slots: dict[bytes, int] = {}
-        self._free = list(range(SLOTS))
+        self._slots = {key: slot for slot in range(SLOTS) if (key := self._read(slot)) != _FREE}
+        self.left = list(self._slots)
+        self._free = [slot for slot in range(SLOTS) if slot not in self._slots.values()]
 
     def set(self, key: bytes) -> None:
         if key not in self._slots and self._free:

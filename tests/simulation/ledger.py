@@ -278,13 +278,8 @@ class Ledger:
                 ask.points += LOST_NODE
                 ask.points_since = ask.points_since or self._loop.now
         self._running.clear()
-        # A node that is killed before it has read its marks to the end has forgotten them.
-        is_early = daemon is not None and daemon.bus._network is None
         for ask in self.asks.values():
             ask.new_points = 0
-            if is_early:
-                ask.kills.clear()
-                ask.lose_points()
             if daemon is None:  # it ended on its own, and broke off what it did
                 ask.lose_points()
 

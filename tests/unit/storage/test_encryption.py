@@ -93,6 +93,17 @@ def test_without_the_key_the_journal_is_left_alone(tmp_path: Path, key: bytes | 
         check(database)
 
 
+def test_a_mark_that_the_disk_changed_keeps_no_node_from_starting(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    with opened(file, KEY) as database:
+        fill(database)
+        database.write("UPDATE mark SET sealed = x'00' || substr(sealed, 2)")
+    with opened(file, KEY) as database:
+        check(database)
+    with pytest.raises(JournalError, match="was encrypted with another key"), opened(file, OTHER):
+        pass
+
+
 def test_a_text_that_was_moved_to_another_place_is_not_believed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
