@@ -102,6 +102,8 @@ class RouteLedger:
 
     def _digest(self, node: SimNode, name: str, message: Message) -> None:
         ledger = self._ledger
+        if node.daemon is not None:  # the digest may be the first that tells of a changed row
+            ledger.see_damage(node.daemon)
         body = json.loads(message.payload)
         if body["status"] != "ok":
             ledger.note(f"the digest of {name} failed: {body['error']['code']}")

@@ -65,6 +65,7 @@ def test_every_supported_architecture_can_be_read(architecture: str, tmp_path: P
         "Ernie4_5ForCausalLM": {"head_dim": 16},
         "Gemma3ForCausalLM": {"head_dim": 16},
         "HunYuanDenseV1ForCausalLM": {"head_dim": 16},
+        "Qwen3_5ForCausalLM": {"layer_types": ["linear_attention", "full_attention"]},
     }
     whole = _tiny(architecture.removesuffix("ForCausalLM"), **own.get(architecture, {}))
     model = LayeredModel(_saved(whole, tmp_path / "model"))
