@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -149,13 +150,21 @@ def _kills(subject: Subject, once: Callable[[Callable[[], None]], str]) -> str:
     return f"{len(said)} of {KILLS} kills: {said[0]}" if said else ""
 
 
-def redelivery(subject: Subject) -> str:
-    """Unacknowledged messages come again at each connect."""
-    topic = subject.topic()
+@contextmanager
+def unacknowledged(subject: Subject, topic: str) -> Iterator[Peer]:
+    """Context manager: a client with a session that has got ten messages and acknowledged none."""
     with subject.peer(topic, keep=True, acks=False) as one, subject.peer("sender") as sender:
         one.subscribe(topic)
         sender.publish_all(topic, numbered(10))
         one.take(10)
+        yield one
+
+
+def redelivery(subject: Subject) -> str:
+    """Unacknowledged messages come again at each connect."""
+    topic = subject.topic()
+    with unacknowledged(subject, topic):
+        pass
     for number in range(RECONNECTS):
         with subject.peer(topic, keep=True, acks=False) as one:
             if said := later(one, numbered(10)):
@@ -168,11 +177,7 @@ def redelivery(subject: Subject) -> str:
 
 def one_copy(subject: Subject) -> str:
     """Nothing comes twice on a connection that lives."""
-    topic = subject.topic()
-    with subject.peer(topic, keep=True, acks=False) as one, subject.peer("sender") as sender:
-        one.subscribe(topic)
-        sender.publish_all(topic, numbered(10))
-        one.take(10)
+    with unacknowledged(subject, subject.topic()) as one:
         time.sleep(HOLD_S)
         more = len(one.messages) - 10
         return f"{more} more copies within {HOLD_S:g} s" if more else ""

@@ -30,7 +30,7 @@ from edgeslm.bundle.bounded_files import (
     read_whole,
 )
 from edgeslm.bundle.learned_task import LearnedSection, Section
-from edgeslm.bundle.size_estimate import rough_memory_bytes
+from edgeslm.bundle.size_estimate import STATE_COPIES, rough_memory_bytes
 from edgeslm.errors import BundleError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Manifest(Section):
 
     @property
     def embeds(self) -> bool:
-        """Whether the model computes embeddings of texts: no reader, which reads pairs, and no zero-shot."""
+        """Whether the model computes embeddings of texts; false for readers and zero-shot models."""
         return self.model_kind == "encoder" and not self.is_reader and self.zero_shot is None
 
     @property
@@ -440,11 +440,11 @@ def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
 
 
 def memory_need(manifest: Manifest, tokens: int) -> int:
-    """Estimates, from the file sizes, how many bytes of memory a loaded model with a cache of ``tokens``
-    tokens needs.
+    """Estimates how many bytes of memory a loaded model with a cache of ``tokens`` tokens needs.
 
     The estimate of ``edgeslm.bundle.performance`` is more accurate if the model's shape is known.
     """
     weights = sum(f.bytes for f in manifest.weights)
     tokenizer = sum(f.bytes for f in manifest.files if f.path == "tokenizer.json")
-    return rough_memory_bytes(weights, tokenizer, manifest.kv_bytes_per_token * tokens)
+    cache = manifest.kv_bytes_per_token * tokens + STATE_COPIES * (manifest.state_bytes or 0)
+    return rough_memory_bytes(weights, tokenizer, cache)

@@ -92,10 +92,12 @@ def _how_it_ended(status: int) -> str:
 
 def bundle_footprint(bundle: Bundle) -> Footprint | None:
     """The footprint of a bundle, from its manifest, ``genai_config.json`` and report card; None if a value is
-    missing.
+    missing, or if the model has layers with a recurrent state, which a :class:`Shape` doesn't describe.
 
     The width of the MLP, which none of these files has, is computed from the number of weights.
     """
+    if bundle.manifest.state_bytes:
+        return None
     try:
         settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
         card = json.loads((bundle.path / REPORT).read_text("utf-8"))

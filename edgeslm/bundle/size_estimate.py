@@ -180,6 +180,10 @@ def memory_bytes(foot: Footprint, tokens: int) -> int:
     return foot.resident_bytes + shape.kv_bytes_per_token * tokens + PREFILL_CHUNK * values * FLOAT_BYTES
 
 
+STATE_COPIES = 3
+"""Number of copies that a sequence has of its recurrent state: before and after a step, and the kept one."""
+
+
 def rough_memory_bytes(weight_bytes: int, tokenizer_bytes: int, cache_bytes: int) -> int:
     """Memory of the engine process for a bundle with unknown shape, from its file sizes.
 

@@ -98,6 +98,11 @@ class Route(Section):
     )
 
     @property
+    def exact_kinds(self) -> tuple[str, ...]:
+        """The kinds of ``redact`` that have an exact form."""
+        return tuple(kind for kind in self.redact if kind in EXACT_KINDS)
+
+    @property
     def named_kinds(self) -> tuple[str, ...]:
         """The kinds of ``redact`` that ``redact_model`` finds."""
         return tuple(dict.fromkeys(kind for kind in self.redact if kind not in EXACT_KINDS))

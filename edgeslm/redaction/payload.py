@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,12 +53,12 @@ class Payload:
         """What a model reads: a plain text as it is, and a line for each string of JSON, after its key."""
         return _SURROGATES.sub("\ufffd", "\n".join(text for text, _ in self._lines().values()))
 
-    def redact(self, exact: Collection[str], found: Iterable[Span] = ()) -> str:
+    def redact(self, exact: Collection[str], found: Sequence[Span] = ()) -> str:
         """The payload with its data replaced.
 
         :param exact: kinds that have an exact form. :param found: spans in the text :meth:`for_model`.
         """
-        spans = self._in_values(found)
+        spans = self._in_values(found) if found else {}
         parts, before = list[str](), 0
         for number, value in enumerate(self._values):
             new = self._redact_value(value, exact, spans.get(number, []))
@@ -89,7 +89,7 @@ class Payload:
         }
         return {number: (head + self._values[number].text, len(head)) for number, head in heads.items()}
 
-    def _in_values(self, found: Iterable[Span]) -> Mapping[int, list[Span]]:
+    def _in_values(self, found: Sequence[Span]) -> Mapping[int, list[Span]]:
         """Number of a value -> the spans of the model's text that are in it, with offsets in the value. A
         span over several values is in each of them."""
         numbers, starts, ends, at = list[int](), list[int](), list[int](), 0

@@ -12,7 +12,7 @@ from edgeslm.bundle.manifest import Bundle
 from edgeslm.bundle.spans import Run
 from edgeslm.config.loader import Knowledge
 from edgeslm.engine.calls import Embed, Read
-from edgeslm.errors import DISPENSABLE, ConfigError, InvalidRequest, KnowledgeError, ModelUnavailable
+from edgeslm.errors import DISPENSABLE, ConfigError, InvalidRequest, KnowledgeError, ModelUnavailable, TooLong
 from edgeslm.knowledge.index.collection import EncoderTag
 from edgeslm.knowledge.index.queries import EVERYTHING, CollectionSpec, Memory, Query
 from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
@@ -187,7 +187,7 @@ class Collections:
                 output = await self._models.ask(reader, call, priority=priority)
                 likely += output.probabilities
                 places += output.places
-        except DISPENSABLE as error:
+        except (*DISPENSABLE, TooLong, InvalidRequest) as error:  # also if the question doesn't fit a decoder
             log.warning("Passages are judged without the reader %s: %s", reader, error)
             return found
         return reread(found, likely, places)

@@ -23,18 +23,18 @@ COVERED = {
     "windows": ("text", "route", "topic", "received", "name"),
 }
 """For each table with checksums: the columns that a row's checksum covers; the first one may be encrypted."""
-TABLES = (*COVERED,)
+_TABLES = (*COVERED,)
 _STEP = 4
-"""Factor of row numbers in the table ``checksums``, at least the number of ``TABLES``."""
+"""Factor of row numbers in the table ``checksums``, at least the number of ``_TABLES``."""
 _OTHERS = {table: itemgetter(*columns[1:]) for table, columns in COVERED.items()}
 
 
 def slot(table: str, number: str) -> str:
     """SQL for the row number, in the table ``checksums``, of row ``number`` of ``table``."""
-    return f"{number} * {_STEP} + {TABLES.index(table)}"
+    return f"{number} * {_STEP} + {_TABLES.index(table)}"
 
 
-SELECT = {table: f"SELECT crc FROM checksums WHERE slot = {slot(table, '?')}" for table in TABLES}
+SELECT = {table: f"SELECT crc FROM checksums WHERE slot = {slot(table, '?')}" for table in _TABLES}
 """For each table: the query for the checksum of a row."""
 
 
@@ -52,7 +52,7 @@ def checksum(table: str, row: Mapping[str, Any], *, is_sealed: bool) -> int:
 def row_of(slot: int) -> tuple[str, int] | None:
     """Table and row number of a slot; None if the slot is damaged."""
     number, index = divmod(slot, _STEP)
-    return (TABLES[index], number) if index < len(TABLES) else None
+    return (_TABLES[index], number) if index < len(_TABLES) else None
 
 
 def read_checksum(db: sqlite3.Connection, table: str, number: int) -> int | None:
@@ -75,7 +75,7 @@ def remove_checksum(db: sqlite3.Connection, table: str, number: int) -> None:
 
 def drop_orphans(db: sqlite3.Connection) -> None:
     """Removes the checksums of rows that aren't there. :raises sqlite3.Error: the file can't be written."""
-    for index, table in enumerate(TABLES):
+    for index, table in enumerate(_TABLES):
         rows = f"SELECT id FROM {table}"
         db.execute(f"DELETE FROM checksums WHERE slot % {_STEP} = {index} AND slot / {_STEP} NOT IN ({rows})")
 

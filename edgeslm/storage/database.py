@@ -317,7 +317,7 @@ class Database:
             raise sqlite3.DatabaseError(f"format {version}")
         if version:
             soundness.check_tables(db)
-            self._check_mark(db)
+        has_mark = self._check_mark(db)
         try:
             create(db)
         except sqlite3.OperationalError as error:
@@ -330,7 +330,8 @@ class Database:
         if version == 0:
             db.execute("INSERT INTO session SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM session)")
             db.execute(f"PRAGMA user_version = {FORMAT}")
-        self._check_seal(db)
+        if self._seal is not None and not has_mark:
+            seal_all(db, self._seal)
 
     def _look_at_header(self) -> None:
         """:raises JournalError: a later version wrote the file.
@@ -363,18 +364,14 @@ class Database:
             )
         if is_sealed and self._seal is not None:
             # Damage may have changed or destroyed the mark; then the texts tell whether the key fits.
-            marks = [*([(row[0], MARK)] if row is not None else []), *sealed_texts(db)]
-            if marks and not any(fits_key(self._seal, *mark) for mark in marks):
+            is_right = row is not None and fits_key(self._seal, row[0], MARK)
+            texts = [] if is_right else list(sealed_texts(db))
+            if not is_right and (row or texts) and not any(fits_key(self._seal, *text) for text in texts):
                 raise JournalError(
                     f"The journal {self.file} was encrypted with another key: bring that one back. "
                     f"{or_remove}"
                 )
         return row is not None
-
-    def _check_seal(self, db: sqlite3.Connection) -> None:
-        """Encrypts an unencrypted file if there is a key. :raises JournalError: see :meth:`_check_mark`."""
-        if not self._check_mark(db) and self._seal is not None:
-            seal_all(db, self._seal)
 
     def mend(self, error: sqlite3.Error | UnicodeDecodeError) -> bool:
         """Rebuilds the file if ``error`` means damage. :return: whether it was rebuilt."""

@@ -59,7 +59,7 @@ def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recov
             stored: dict[tuple[str, int], int | None] = {}
             for table, number, crc in checksums_of(damaged, MESSAGES):
                 is_clear = stored.setdefault((table, number), crc) == crc
-                stored[table, number] = crc if is_clear else None  # see renewal
+                stored[table, number] = crc if is_clear else None  # one of two has a damaged number
             for table, number, columns in messages_of(damaged, salvaged):
                 if number in taken.get(table, ()):
                     known += 1

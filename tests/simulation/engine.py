@@ -18,6 +18,7 @@ from edgeslm.engine.calls import Call, Cost, Embed, EngineInfo, Output, Text
 from edgeslm.engine.frames import Cancel, Chunk, Done, Failed, Ready, Start
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.ipc.pipe import Refused
+from tests.simulation.child import BaseChild
 from tests.simulation.loop import PROCESS
 
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
@@ -62,16 +63,13 @@ WORLD: list[EngineWorld] = []
 """The engines' world of the current run."""
 
 
-class SimChild:
+class SimChild(BaseChild):
     """Replaces :class:`edgeslm.ipc.process.Child` of an engine."""
 
     def __init__(
         self, sends: Any, takes: Any, on_message: Callable[[Any], None], on_lost: Callable[[str], None]
     ) -> None:
-        self._on_message = on_message
-        self._on_lost = on_lost
-        self.is_linked = False
-        self.starts = 0
+        super().__init__(sends, takes, on_message, on_lost)
         self._calls: deque[Start] = deque()
         self._cancelled: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -79,10 +77,6 @@ class SimChild:
         self.backlog_bytes = 0
         self.is_broken = False
         """Whether its model can't be loaded."""
-
-    @property
-    def pid(self) -> int | None:
-        return None
 
     async def start(
         self, command: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.service.frames import Failed, Ready, Remember, Remembered
+from tests.simulation.child import BaseChild
 
 
 @dataclass
@@ -26,20 +27,8 @@ KNOWLEDGE: list[KnowledgeWorld] = []
 """The world of the current run."""
 
 
-class SimKnowledgeChild:
+class SimKnowledgeChild(BaseChild):
     """Replaces :class:`edgeslm.ipc.process.Child` of the collections."""
-
-    def __init__(
-        self, sends: Any, takes: Any, on_message: Callable[[Any], None], on_lost: Callable[[str], None]
-    ) -> None:
-        self._on_message = on_message
-        self._on_lost = on_lost
-        self.is_linked = False
-        self.starts = 0
-
-    @property
-    def pid(self) -> int | None:
-        return None
 
     async def start(
         self, command: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str] | None = None

@@ -179,14 +179,14 @@ def _read(file: Path, config: Config, task: str) -> list[str]:
 def _text_for(route: RouteReader, topic: str, payload: bytes, *, retained: bool) -> list[str]:
     """The text that the route's task would read of a message, redacted if the route says so; none if the
     route skips the message. :raises EdgeslmError: only the node can redact it."""
-    from edgeslm.node.routes.redactor import exact_kinds, read_payload
+    from edgeslm.node.routes.redactor import read_payload
     from edgeslm.node.routes.route import RouteWork, Unredacted
 
     _check_redaction(route)
     work = route.consider(topic, payload, retained, time.monotonic())
     if isinstance(work, Unredacted):
         try:
-            work = route.read_redacted(topic, read_payload(work.text).redact(exact_kinds(route.route)))
+            work = route.read_redacted(topic, read_payload(work.text).redact(route.route.exact_kinds))
         except InvalidRequest:
             return []
     return [_sound(work.input)] if isinstance(work, RouteWork) else []

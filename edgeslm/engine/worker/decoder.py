@@ -24,6 +24,7 @@ import numpy.typing as npt
 import onnxruntime_genai as og
 
 from edgeslm.bundle.manifest import check_adapter, load_bundle, verify_bundle
+from edgeslm.bundle.size_estimate import STATE_COPIES
 from edgeslm.engine.calls import (
     NO_ADAPTERS,
     Adapters,
@@ -37,7 +38,7 @@ from edgeslm.engine.calls import (
 )
 from edgeslm.engine.worker.adapters import LoadedAdapters
 from edgeslm.engine.worker.grammar import longest_forced, runtime_grammar
-from edgeslm.engine.worker.kv_cache import STATE_COPIES, KvSlot, SlotKey, SlotPool, rewind_limit, rounded
+from edgeslm.engine.worker.kv_cache import KvSlot, SlotKey, SlotPool, rewind_limit, rounded
 from edgeslm.engine.worker.labels import Branch, make_tree
 from edgeslm.engine.worker.loading import PLAIN, Loader, engine_error
 from edgeslm.engine.worker.one_pass import OnePass, fits

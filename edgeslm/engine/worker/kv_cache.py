@@ -3,8 +3,8 @@ once.
 
 All prompts of a task begin with the task's fixed instruction. A slot that holds the instruction is rewound to
 the first token that differs in the next prompt. A model with a recurrent state (convolutions of LFM2, linear
-attention of Qwen3.5) can only go back to where its state was kept, so its slots keep the state at the end of
-the instruction.
+attention of Qwen3.5) can only go back to where its state was kept: at the end of the instruction, or else of
+the prompt.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+from edgeslm.bundle.size_estimate import STATE_COPIES
 from edgeslm.engine.calls import Guide, Sampling
 
 SLOT_STEP: Final = 256
@@ -27,8 +28,6 @@ WORTH_SHARING: Final = 16
 """A slot is reused only if it shares at least this many leading tokens with the prompt. A shorter prefix,
 such as the start of the chat template, doesn't justify taking another task's slot, since a new slot costs
 about as much as computing 16 tokens."""
-STATE_COPIES: Final = 3
-"""Number of copies that a slot has of its recurrent state: before and after a step, and the kept one."""
 _PHI3_SWITCH: Final = 4096
 """Number of tokens after which Phi-3's LongRoPE changes its factors; a cache can't be rewound across this
 point."""

@@ -82,6 +82,10 @@ class PromptReader:
         del slot.tokens[start:]
         self._append(slot, again, cancelled)
         slot.tokens += again
+        if self._keeps_state and not start:  # the runtime has forgotten the kept state
+            slot.kept = length
+            if length:
+                slot.generator.snapshot_state()
 
     def _append(self, slot: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
         """Appends tokens in pieces, so that a long prompt can be cancelled."""

@@ -45,6 +45,8 @@ def load_zero_shot(bundle: Bundle, tokenizer: Tokenizer, forward: Forward) -> Ze
         if max(section.entailment, section.contradiction or 0) >= section.classes:
             fault = f"entailment and contradiction must be below {section.classes}"
             raise BundleError(f"{bundle.path}: zero_shot: {fault}")
+        if section.entailment == section.contradiction:
+            raise BundleError(f"{bundle.path}: zero_shot: entailment and contradiction are the same")
         check_arrays(file, arrays, nli_shapes(section, arrays, dimension))
         model = NliModel(section, encoder_section.pooling, encoder, arrays)
     try:

@@ -111,9 +111,10 @@ class ZeroShotModel:
         """
         length = min(self._encoder.context_length, MOST_CALL_TOKENS // passes)
         if length - used < length // _TEXT_SHARE:
+            what = f"the {len(labels)} labels take" if passes == 1 else f"each of {passes} labels takes"
             raise InvalidRequest(
-                f"the {len(labels)} labels take {used} of the model's {length} tokens, so that a text hardly "
-                "fits; name fewer labels, or shorten their meanings"
+                f"{what} {used} of {length} tokens, so that a text hardly fits; name fewer labels, or "
+                "shorten their meanings"
             )
         return length - used
 

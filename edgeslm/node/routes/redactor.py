@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from edgeslm.config.route_sections import EXACT_KINDS, Route
+from edgeslm.config.route_sections import Route
 from edgeslm.errors import Busy, InternalError, ModelUnavailable, NoMemory, RequestError
 from edgeslm.messages import Attempt
 from edgeslm.serving.service import Service
@@ -59,7 +59,7 @@ class Redactor:
         payload = await _search(len(text), lambda: read_payload(text))
         found = await self._find_names(route, payload, len(text), attempt)
         _mark(attempt)
-        return await _search(len(text), lambda: payload.redact(exact_kinds(route), found))
+        return await _search(len(text), lambda: payload.redact(route.exact_kinds, found))
 
     async def _find_names(
         self, route: Route, payload: Payload, length: int, attempt: Attempt
@@ -85,11 +85,6 @@ class Redactor:
                 break
         self._waiting.discard(name)
         return found
-
-
-def exact_kinds(route: Route) -> list[str]:
-    """The kinds of ``redact`` that have an exact form."""
-    return [kind for kind in route.redact if kind in EXACT_KINDS]
 
 
 def read_payload(text: str) -> Payload:

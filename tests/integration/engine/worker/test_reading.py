@@ -29,6 +29,7 @@ class Generator:
 
     def rewind_to(self, length: int) -> None:
         assert length == 0 or self.kept == self.tokens[:length]
+        self.kept = self.kept if length else None
         del self.tokens[length:]
 
 
@@ -54,6 +55,10 @@ def test_goes_back_to_a_later_or_an_earlier_token_by_reading_again() -> None:
         slot.tokens += [1, 2]
         reader.rewind(slot, min(length, len(slot.tokens)), lambda: False)
         assert generator.tokens == slot.tokens == IDS[:length]
+    generator.append_tokens([1, 2])
+    slot.tokens += [1, 2]
+    reader.rewind(slot, slot.kept, lambda: False)
+    assert generator.tokens == slot.tokens == IDS[:10]
     with pytest.raises(Cancelled):
         reader.rewind(slot, 9, lambda: True)
 
