@@ -24,8 +24,8 @@ from benchmarks.lib.reporting import print_card
 from edgeslm.engine.calls import Read
 from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.engine.worker.yes_no import read
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.knowledge.index.rerank import readable
-from edgeslm.knowledge.index.search import Found
 
 
 def pairs_of(answered: Sequence[tuple[str, Found]]) -> list[tuple[str, str, str]]:

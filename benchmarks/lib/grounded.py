@@ -45,7 +45,7 @@ from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Output
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.knowledge.documents.sentences import split_sentences
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task
 from edgeslm.tasks.answer import Answer

@@ -33,9 +33,9 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.worker.encoder import Encoder
 from edgeslm.knowledge.documents.passages import Document, split
-from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
+from edgeslm.knowledge.index.queries import EncoderTag, Found
 from edgeslm.knowledge.index.rerank import DEPTH
-from edgeslm.knowledge.index.search import Found
 
 FITZ_GOV: Final = Package(
     requirement="fitz-gov==4.1.0",

@@ -18,10 +18,9 @@ from benchmarks.lib.question_sets import read_set
 from benchmarks.lib.second_look import search_twice
 from edgeslm.cli.embedding import Embedding
 from edgeslm.knowledge.documents.passages import Document, Passage, split
-from edgeslm.knowledge.index.collection import BETWEEN, Collection, DocumentOrigin, EncoderTag
-from edgeslm.knowledge.index.queries import EVERYTHING
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
+from edgeslm.knowledge.index.queries import BETWEEN, EVERYTHING, EncoderTag, Filter, Found
 from edgeslm.knowledge.index.rerank import DEPTH
-from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.messages import NORMAL_PRIORITY
 from edgeslm.tasks.quoting import quoted
 

@@ -33,7 +33,7 @@ from benchmarks.lib.grounded_collection import Asked, search_all
 from benchmarks.lib.paths import STARTER
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.embedding import Embedding
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.tasks.grounding import figures_of
 
 WORDS: Final = ("coverage", "matched", "coverage_margin", "agreement")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.tasks.grounding import sources_of
 
 MOST_TOKENS: Final = 64

@@ -33,7 +33,7 @@ from benchmarks.lib.paths import DATA
 from edgeslm.errors import EdgeslmError, ExportError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.documents.sentences import split_sentences
-from edgeslm.knowledge.index.collection import BETWEEN
+from edgeslm.knowledge.index.queries import BETWEEN
 from edgeslm.knowledge.readers.reader import read_document
 from edgeslm.tasks.support import content_words
 

@@ -40,9 +40,10 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.worker.encoder import Encoder
 from edgeslm.knowledge.documents.passages import Document, Passage, split
-from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
+from edgeslm.knowledge.index.queries import EncoderTag, Found
 from edgeslm.knowledge.index.rerank import DEPTH
-from edgeslm.knowledge.index.search import Found, Weights, search
+from edgeslm.knowledge.index.search import Weights, search
 
 BUNDLE: Final = STARTER / "minilm-l6-int8"
 AT: Final = (1, 3, 5)

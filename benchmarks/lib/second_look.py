@@ -9,8 +9,9 @@ from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.calls import Read
 from edgeslm.engine.worker.encoder import Encoder
 from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
-from edgeslm.knowledge.index.search import Found, search
+from edgeslm.knowledge.index.search import search
 
 
 def search_twice(

@@ -40,7 +40,7 @@ from edgeslm.cli.demo.material import load_sms
 from edgeslm.cli.embedding import Embedding
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.worker.encoder import Encoder
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.tasks import Task, make_task
 from edgeslm.tasks.support import content_words
 

@@ -42,8 +42,7 @@ from edgeslm.bundle.manifest import file_digest
 from edgeslm.errors import ExportError
 from edgeslm.knowledge.index import table_store
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.queries import TableAnswer
-from edgeslm.knowledge.index.search import Filter
+from edgeslm.knowledge.index.queries import Filter, TableAnswer
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.table_qa import answers, query
 from edgeslm.knowledge.table_qa.answers import answer_from_tables, ask_tables

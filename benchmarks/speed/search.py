@@ -35,7 +35,8 @@ from benchmarks.lib.turns import in_child
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.embedding import Embedding
 from edgeslm.knowledge.documents.passages import Document, Passage
-from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
+from edgeslm.knowledge.index.queries import EncoderTag
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.service.intake import add_files
 

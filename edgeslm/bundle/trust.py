@@ -14,14 +14,17 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeslm.bundle.manifest import SIGNATURE, Bundle, file_digest, load_bundle
-from edgeslm.bundle.signature import SignatureVerdict, parse_statement, read_signature
 from edgeslm.config.sections import Signing
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import PYTHON, Job, JobError
 from edgeslm.storage.atomic_json import write_record
 from edgeslm.storage.file_ownership import is_ours
+
+if TYPE_CHECKING:
+    from edgeslm.bundle.signature import SignatureVerdict
 
 log = logging.getLogger("edgeslm.bundle")
 
@@ -73,6 +76,8 @@ def _ask(
         raise BundleError(f"the check of signatures failed: {error}") from None
     except OSError as error:
         raise BundleError(f"the check of signatures can't be started: {error.strerror}") from None
+    from edgeslm.bundle.signature import SignatureVerdict  # few nodes check signatures
+
     return [SignatureVerdict(**verdict) for verdict in verdicts]
 
 
@@ -96,6 +101,8 @@ def check_bundles(
 
 def describe_signature(bundle: Path) -> str:
     """Describes a bundle's signature without verifying it."""
+    from edgeslm.bundle.signature import parse_statement, read_signature
+
     try:
         statement = parse_statement(read_signature(bundle), str(bundle / SIGNATURE))
     except FileNotFoundError:

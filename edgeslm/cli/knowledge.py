@@ -20,8 +20,8 @@ from edgeslm.errors import BundleError, KnowledgeError, plural
 
 if TYPE_CHECKING:
     from edgeslm.cli.embedding import Embedding
-    from edgeslm.knowledge.index.collection import Collection, EncoderTag
-    from edgeslm.knowledge.index.search import Found
+    from edgeslm.knowledge.index.collection import Collection
+    from edgeslm.knowledge.index.queries import EncoderTag, Found
     from edgeslm.knowledge.service.intake import Totals
 
 SUMMARY = "keep documents in a collection and search them"
@@ -179,7 +179,8 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 def _search(arguments: argparse.Namespace) -> int:
     from edgeslm.knowledge.index.collection import Collection
-    from edgeslm.knowledge.index.search import Filter, search, widened
+    from edgeslm.knowledge.index.queries import Filter
+    from edgeslm.knowledge.index.search import search, widened
 
     with contextlib.ExitStack() as stack:
         collection = stack.enter_context(Collection(arguments.kb))
@@ -215,7 +216,7 @@ def _named(path: Path) -> Embedding:
 
 
 def _tag(embedding: Embedding) -> EncoderTag:
-    from edgeslm.knowledge.index.collection import EncoderTag
+    from edgeslm.knowledge.index.queries import EncoderTag
 
     return EncoderTag(embedding.bundle.digest, str(embedding.bundle.path))
 

@@ -28,7 +28,12 @@ class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, no implicit conversions."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+        defer_build=True,  # a validator for each section would take memory
     )
 
 

@@ -13,10 +13,16 @@ from edgeslm.bundle.spans import Run
 from edgeslm.config.loader import Knowledge
 from edgeslm.engine.calls import Embed, Read
 from edgeslm.errors import DISPENSABLE, ConfigError, InvalidRequest, KnowledgeError, ModelUnavailable, TooLong
-from edgeslm.knowledge.index.collection import EncoderTag
-from edgeslm.knowledge.index.queries import EVERYTHING, CollectionSpec, Memory, Query
+from edgeslm.knowledge.index.queries import (
+    EVERYTHING,
+    CollectionSpec,
+    EncoderTag,
+    Filter,
+    Found,
+    Memory,
+    Query,
+)
 from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
-from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.knowledge.service.process import KnowledgeProcess
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
 from edgeslm.serving.model_pool import ModelPool

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, Turn
 from edgeslm.errors import InvalidRequest
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.knowledge.index.rerank import DEPTH
-from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request
 from edgeslm.remote.chat import Chat
 from edgeslm.tasks.conflicts import Conflict, find_conflict

@@ -14,8 +14,7 @@ from itertools import combinations, product
 from typing import Final
 
 from edgeslm.knowledge.documents.sentences import split_sentences
-from edgeslm.knowledge.index.collection import BETWEEN
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import BETWEEN, Found
 from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4

@@ -18,7 +18,7 @@ from edgeslm.bundle.spans import Place
 from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.documents.kinds import CELLS, TABULAR, find_kind
 from edgeslm.knowledge.documents.sentences import split_sentences
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.knowledge.index.words import parse_words, question_shares
 from edgeslm.tasks.quoting import lead
 from edgeslm.tasks.support import content_words

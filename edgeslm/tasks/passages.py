@@ -10,7 +10,7 @@ from edgeslm.tasks.grounding import most_like, with_heading
 from edgeslm.tasks.support import Evidence
 
 if TYPE_CHECKING:
-    from edgeslm.knowledge.index.search import Found
+    from edgeslm.knowledge.index.queries import Found
 
 PASSAGE_SCHEMA: Final = {
     "type": "object",

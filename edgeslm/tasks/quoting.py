@@ -10,15 +10,14 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Final
 
 from edgeslm.bundle.spans import Place
 from edgeslm.engine.calls import Guide
 from edgeslm.knowledge.documents.passages import LONGEST_TITLE
 from edgeslm.knowledge.documents.sentences import ITEM, PARAGRAPH, split_sentences
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.knowledge.index.rerank import DEPTH
-from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.index.words import question_shares
 from edgeslm.tasks.support import content_words
 
@@ -77,7 +76,7 @@ def _is_title(sentence: str) -> bool:
 def lead(question: str, passage: Found) -> float:
     """Score of the passage's best sentence, minus the mean score of its sentences; 0 if it is blank."""
     worths = _worths(question, passage, split_sentences(passage.text))
-    return max(worths) - fmean(worths) if worths else 0.0
+    return max(worths) - math.fsum(worths) / len(worths) if worths else 0.0
 
 
 def _follows(text: str, end: int, start: int, before: int) -> bool:
@@ -130,7 +129,7 @@ def pointed_at(passage: Found) -> Place | None:
     """
     places = split_sentences(passage.text)
     cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
-    usual = fmean(cosines.values()) if cosines else 0.0
+    usual = math.fsum(cosines.values()) / len(cosines) if cosines else 0.0
     worth = {}
     for number, (start, end) in enumerate(places):
         if share := sum(likely for first, _, likely in passage.pointed if start <= first < end):

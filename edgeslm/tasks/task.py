@@ -15,14 +15,12 @@ from edgeslm.config.schema import LEARNED
 from edgeslm.config.task_kinds import NARROWING
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import ConfigError, InternalError, InvalidRequest
-from edgeslm.knowledge.index.queries import EVERYTHING
-from edgeslm.knowledge.index.search import Filter
+from edgeslm.knowledge.index.queries import EVERYTHING, Filter
 from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
 from edgeslm.tasks.consulting import Consult
 
 if TYPE_CHECKING:
-    from edgeslm.knowledge.index.queries import TableAnswer
-    from edgeslm.knowledge.index.search import Found
+    from edgeslm.knowledge.index.queries import Found, TableAnswer
 
 PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
 """JSON Schema of a probability in a result."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeslm.knowledge.index.queries import EVERYTHING
-from edgeslm.knowledge.index.search import Filter, Found
+from edgeslm.knowledge.index.queries import EVERYTHING, Filter, Found
 
 
 def make_found(text: str, **fields: Any) -> Found:

@@ -10,6 +10,8 @@ from typing import Final
 from edgeslm.knowledge.documents.function_words import FUNCTION_WORDS
 
 ENGLISH: Final = "en"
+PLAIN: Final = ""
+"""Stands for the documents whose words SQLite stems: English, and languages without a stemmer."""
 STEMMERS: Final[Mapping[str, str]] = {
     "ca": "catalan",
     "cs": "czech",

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise, zip_longest
+from typing import TYPE_CHECKING
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.documents.cells import Table
 from edgeslm.knowledge.documents.sentences import SENTENCE_END
+
+if TYPE_CHECKING:
+    from edgeslm.knowledge.documents.cells import Table
 
 WORDS = 150
 """Default maximum number of words in a passage; a passage of this length, with headings, stays below MiniLM's

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import DocumentList, DocumentText, ListedDocument
 
 MOST_LISTED = 500
 """Maximum number of documents in a list."""
 MOST_CHARACTERS = 200_000
 """Maximum length of a document's text, in characters; the rest is left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedDocument:
-    """A document in a list. ``modified`` is an ISO 8601 time in UTC."""
-
-    source: str
-    title: str
-    modified: str
-    passages: int
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentList:
-    """The newest documents of a collection, the last added first. ``total`` is the number of all."""
-
-    documents: tuple[ListedDocument, ...]
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentText:
-    """A document's passages with the titles of their sections; ``is_cut`` if the rest is left out."""
-
-    title: str
-    text: str
-    is_cut: bool
 
 
 def list_documents(collection: Collection) -> DocumentList:

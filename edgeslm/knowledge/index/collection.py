@@ -21,6 +21,7 @@ from edgeslm.knowledge.documents.passages import Document, Passage, squeeze
 from edgeslm.knowledge.index import vectors
 from edgeslm.knowledge.index.database import find_collection, open_database, refusal, transaction
 from edgeslm.knowledge.index.fair_lock import FairLock
+from edgeslm.knowledge.index.queries import BETWEEN, EncoderTag
 from edgeslm.knowledge.index.slots import free_slots, passage_ids, slots_of
 from edgeslm.knowledge.index.table_store import drop_table, put_table
 from edgeslm.knowledge.index.word_index import (
@@ -34,8 +35,6 @@ from edgeslm.knowledge.index.word_index import (
 
 BATCH = 32
 """Number of passages in one call of :class:`Embed`."""
-BETWEEN = " > "
-"""Separator between the section titles in a passage's stored heading."""
 
 _BOTH = "passages p JOIN documents d ON d.id = p.document"
 
@@ -64,28 +63,6 @@ class StoredDocument:
     origin: DocumentOrigin
     added: float
     passages: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A stored passage. ``start`` and ``end`` are character offsets in the document's text."""
-
-    id: str
-    """Hash of source and content, so that an unchanged passage keeps its id when the document is updated."""
-    source: str
-    heading: str
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderTag:
-    """The encoder that computed a collection's vectors: digest and last known path of the encoder's
-    bundle."""
-
-    digest: str
-    path: str
 
 
 class Embed(Protocol):

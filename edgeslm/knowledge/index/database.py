@@ -20,6 +20,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.kinds import TABULAR, find_kind
 from edgeslm.knowledge.index import word_index
 from edgeslm.knowledge.index.table_store import SCHEMA, upgrade_tables
+from edgeslm.knowledge.index.words import TOKENIZER
 
 SUFFIX = ".sqlite"
 SUFFIXES = (SUFFIX, ".sqlite3", ".db")
@@ -36,10 +37,6 @@ WAIT_S = 10.0
 """Seconds to wait for another writer, which holds the lock for one transaction (one document)."""
 WAL_BYTES = 8_000_000
 """Size in bytes to which SQLite truncates a WAL file that has grown larger, such as after a long document."""
-
-TOKENIZER = "porter unicode61 remove_diacritics 2"
-"""FTS5 tokenizer that ignores English word endings, and accents in any language. ``benchmarks/LOG.md``
-compares other tokenizers. Words of other languages are stemmed before (module ``stems``)."""
 
 _TABLES = f"""
 CREATE TABLE about (

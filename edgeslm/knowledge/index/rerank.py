@@ -16,7 +16,7 @@ from typing import Final
 
 from edgeslm.bundle.spans import Place, Run
 from edgeslm.knowledge.documents.sentences import split_sentences
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 
 DEPTH: Final = 10
 """Number of passages, best first, that are rescored; the passages after them keep their order."""

@@ -10,16 +10,16 @@ import heapq
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from edgeslm.bundle.spans import Run
+from edgeslm.knowledge.documents.languages import PLAIN
 from edgeslm.knowledge.index import vectors
-from edgeslm.knowledge.index.collection import Collection, Embed, Kept
+from edgeslm.knowledge.index.collection import Collection, Embed
+from edgeslm.knowledge.index.queries import EVERYTHING, Filter, Found, Kept
 from edgeslm.knowledge.index.slots import count_passages
 from edgeslm.knowledge.index.word_index import (
-    PLAIN,
     index_frequency,
     read_languages,
     read_stem_languages,
@@ -54,56 +54,6 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Selects the documents to search. ``sources`` is a glob pattern such as ``manuals/*.md``. ``since`` and
-    ``until`` limit ``DocumentOrigin.mtime``, in seconds since 1970."""
-
-    sources: str | None = None
-    since: float | None = None
-    until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found(Kept):
-    """A passage found by a search, with its scores."""
-
-    score: float
-    """Combined score, 0 to 1; comparable only among passages of the same question."""
-    bm25: float
-    """BM25 score; 0 if word search didn't match the passage."""
-    cosine: float | None
-    """Cosine of the passage's and the question's vector; None if one of the vectors is missing."""
-    overlap: float
-    """Share (0 to 1) of the question's words that the passage or its heading contains, weighted by rarity."""
-    margin: float
-    """Difference between this passage's score and the next passage's."""
-    collection: str = ""
-    """Name of the passage's collection."""
-    sentences: tuple[Run, ...] = ()
-    """Spans of the passage's first sentences, each with its cosine to the question; empty before
-    reranking."""
-    read: float | None = None
-    """Probability that the passage answers the question; None without a reader."""
-    pointed: tuple[Run, ...] = ()
-    """Answer spans in ``text``; empty without a reader that finds spans."""
-    language: str = PLAIN
-    """Language whose stems the passage's words have in the index; :data:`PLAIN` if SQLite stems them."""
-
-    @property
-    def sentence(self) -> float | None:
-        """Cosine of the sentence nearest to the question; None before reranking."""
-        return max((cosine for *_, cosine in self.sentences), default=None)
-
-    @property
-    def nearest(self) -> tuple[int, int] | None:
-        """Span of the sentence nearest to the question; None before reranking."""
-        if not self.sentences:
-            return None
-        start, end, _ = max(self.sentences, key=itemgetter(2))
-        return start, end
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """A collection to search. ``vector`` is the question's embedding by the collection's encoder; None for
     word search only."""
@@ -120,7 +70,7 @@ def search(
     k: int = 5,
     embed: Embed | None = None,
     weights: Weights = Weights(),
-    only: Filter = Filter(),
+    only: Filter = EVERYTHING,
     now: float | None = None,
 ) -> list[Found]:
     """The ``k`` best passages, best first. Without ``embed``, only words are searched.
@@ -138,7 +88,7 @@ def search_all(
     *,
     k: int = 5,
     weights: Weights = Weights(),
-    only: Filter = Filter(),
+    only: Filter = EVERYTHING,
     now: float | None = None,
 ) -> list[Found]:
     """Searches several collections and ranks all candidates in one list.

@@ -12,11 +12,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from edgeslm.knowledge.documents.languages import STEMMERS, detect_language
+from edgeslm.knowledge.documents.languages import PLAIN, STEMMERS, detect_language
 from edgeslm.knowledge.index.stems import COMPOUNDING, CompoundSplitter, Frequency, count_stems, stem_text
 
-PLAIN: Final = ""
-"""Stands for the documents whose words SQLite stems: English, and languages without a stemmer."""
 FORMAT_WITH_LANGUAGES: Final = 4
 SCHEMA: Final = """
 CREATE INDEX documents_language ON documents (language);

@@ -12,13 +12,15 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
+from typing import Final
 
 from edgeslm.knowledge.documents.function_words import FUNCTION_WORDS
-from edgeslm.knowledge.documents.languages import ENGLISH
-from edgeslm.knowledge.index.database import TOKENIZER
+from edgeslm.knowledge.documents.languages import ENGLISH, PLAIN
 from edgeslm.knowledge.index.stems import CompoundSplitter, Frequency, stem_text
-from edgeslm.knowledge.index.word_index import PLAIN
 
+TOKENIZER: Final = "porter unicode61 remove_diacritics 2"
+"""FTS5 tokenizer that ignores English word endings, and accents in any language. ``benchmarks/LOG.md``
+compares other tokenizers. Words of other languages are stemmed before (module ``stems``)."""
 MOST_WORDS = 64
 """Maximum number of words that are searched, since a question may be a long message."""
 MOST_CHARACTERS = 20_000

@@ -12,9 +12,7 @@ from typing import Final, Protocol
 
 from edgeslm.ipc.codec import Frames, Vector, frames_to_child
 from edgeslm.ipc.pipe import Refused
-from edgeslm.knowledge.index.browse import DocumentList, DocumentText
-from edgeslm.knowledge.index.queries import Memory, Query, TableAnswer
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import DocumentList, DocumentText, Found, Memory, Query, TableAnswer
 
 
 @dataclass(frozen=True, slots=True)

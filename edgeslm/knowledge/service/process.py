@@ -16,9 +16,16 @@ from edgeslm.ipc.codec import FrameError
 from edgeslm.ipc.job import PYTHON
 from edgeslm.ipc.pipe import Refused
 from edgeslm.ipc.process import Child, RestartBackoff
-from edgeslm.knowledge.index.browse import DocumentList, DocumentText
-from edgeslm.knowledge.index.queries import CollectionSpec, Memory, Query, TableAnswer, encode_spec
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import (
+    CollectionSpec,
+    DocumentList,
+    DocumentText,
+    Found,
+    Memory,
+    Query,
+    TableAnswer,
+    encode_spec,
+)
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
     TO_COLLECTIONS,

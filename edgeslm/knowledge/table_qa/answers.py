@@ -16,8 +16,7 @@ from decimal import Decimal
 
 from edgeslm.knowledge.documents.cells import CellKind, Column, Row
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.queries import Citation, TableAnswer, Value
-from edgeslm.knowledge.index.search import Filter
+from edgeslm.knowledge.index.queries import Citation, Filter, TableAnswer, Value
 from edgeslm.knowledge.index.table_store import KeptTable, find_cells, passages_of, read_tables
 from edgeslm.knowledge.index.table_terms import TOTALS, Operation, key_of
 from edgeslm.knowledge.table_qa.mentions import (

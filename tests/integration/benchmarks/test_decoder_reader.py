@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.lib.decoder_reader import auc, pairs_of
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 
 
 def passage(source: str, text: str) -> Found:

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from edgeslm.knowledge.documents.passages import Document
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.knowledge.readers.plain_text import read_plain_text
 from tests.support.benchmarks.scripts import load_scripts
 

@@ -13,8 +13,7 @@ import jsonschema
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import parse_config
 from edgeslm.engine.calls import Call, Embed, Hardware, Output
-from edgeslm.knowledge.index.queries import CollectionSpec, Query
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import CollectionSpec, Found, Query
 from edgeslm.messages import Request, Result
 from edgeslm.serving.deployment import Deployment
 from edgeslm.serving.service import Service

@@ -11,7 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from edgeslm.knowledge.documents.passages import Document, Passage
-from edgeslm.knowledge.index.collection import DocumentOrigin, EncoderTag
+from edgeslm.knowledge.index.collection import DocumentOrigin
+from edgeslm.knowledge.index.queries import EncoderTag
 from tests.support.benchmarks.scripts import load_scripts
 
 DIMENSION = 48

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.search import Filter, search
+from edgeslm.knowledge.index.queries import Filter
+from edgeslm.knowledge.index.search import search
 from tests.support.knowledge.collection_samples import TAG, faults, hash_embed, make_document, make_origin
 from tests.support.unsynced import CannotTrace, Disk, record, write_files
 

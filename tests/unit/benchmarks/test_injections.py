@@ -13,7 +13,7 @@ import pytest
 
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Generate, Output, Text
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.answer import Answer
 from tests.support.benchmarks.scripts import load_scripts

@@ -12,8 +12,7 @@ import pytest
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Sampling, Text
 from edgeslm.errors import InternalError, InvalidRequest
-from edgeslm.knowledge.index.queries import Citation, TableAnswer
-from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.queries import Citation, Found, TableAnswer
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.knowledge.documents.sentences import split_sentences
+from edgeslm.knowledge.index.queries import Found
 from edgeslm.knowledge.index.rerank import DEPTH
-from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.quoting import (
     MOST_QUOTED,
     find_quote,

@@ -11,7 +11,7 @@ import pytest
 
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import InvalidRequest
-from edgeslm.knowledge.index.search import Filter, Found
+from edgeslm.knowledge.index.queries import Filter, Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Task, make_task
 from tests.support.fakes import FakeEngine

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from edgeslm.knowledge.index import browse
-from edgeslm.knowledge.index.browse import DocumentText, list_documents, read_document
+from edgeslm.knowledge.index.browse import list_documents, read_document
 from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import DocumentText
 from tests.support.knowledge.collection_samples import make_document, make_origin
 
 

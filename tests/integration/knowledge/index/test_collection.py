@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.index.collection import BATCH, Collection, EncoderTag
+from edgeslm.knowledge.index.collection import BATCH, Collection
+from edgeslm.knowledge.index.queries import EncoderTag
 from edgeslm.knowledge.index.search import search
 from tests.support.knowledge.collection_samples import (
     OTHER_TAG,

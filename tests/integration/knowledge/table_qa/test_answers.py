@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgeslm.knowledge.documents.passages import split
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.search import Filter
+from edgeslm.knowledge.index.queries import Filter
 from edgeslm.knowledge.table_qa.answers import MOST_TABLES, answer_from_tables, ask_tables
 from edgeslm.knowledge.table_qa.query import MOST_CITED
 from tests.support.knowledge.collection_samples import make_origin

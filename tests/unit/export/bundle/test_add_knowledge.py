@@ -11,8 +11,8 @@ from edgeslm_export.cli import main
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError, KnowledgeError
-from edgeslm.knowledge.index.collection import Collection, EncoderTag
-from edgeslm.knowledge.index.queries import Memory
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import EncoderTag, Memory
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.service.memory import remember

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge.index.collection import EncoderTag
-from edgeslm.knowledge.index.queries import CollectionSpec, encode_spec, parse_spec
+from edgeslm.knowledge.index.queries import CollectionSpec, EncoderTag, encode_spec, parse_spec
 
 
 @pytest.mark.parametrize(

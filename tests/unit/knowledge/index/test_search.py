@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.index.collection import Collection, Kept
-from edgeslm.knowledge.index.search import Filter, Found, Weights, fuse, neighbours, search
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import Filter, Found, Kept
+from edgeslm.knowledge.index.search import Weights, fuse, neighbours, search
 from tests.support.knowledge.collection_samples import TAG, hash_embed, make_document, make_origin
 
 TEXTS = {

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.index.database import TOKENIZER
 from edgeslm.knowledge.index.words import (
     MOST_CHARACTERS,
     MOST_WORDS,
+    TOKENIZER,
     choose,
     count,
     parse_words,

@@ -10,8 +10,8 @@ import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.queries import Memory
-from edgeslm.knowledge.index.search import Filter, search
+from edgeslm.knowledge.index.queries import Filter, Memory
+from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.service.memory import remember
 from tests.support.knowledge.collection_samples import faults, refusing
 
