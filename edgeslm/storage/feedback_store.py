@@ -3,7 +3,8 @@
 Each task has one JSON lines file in the format that ``tune`` reads. A row has the ``text``, the correct
 ``label`` or ``fields``, and the time ``at``; of the rows with the same text, training uses the newest. A row
 that came over MQTT has its sender in ``by`` ("" if unnamed), and training doesn't use it until somebody
-accepts it, which sets ``accepted``. Texts leave the device only if somebody copies or fetches them.
+accepts it, which sets ``accepted``. A label that a model proposed, and that was accepted together with
+others, has the model in ``proposed``. Texts leave the device only if somebody copies or fetches them.
 
 A store with a :class:`~edgeslm.storage.encryption.Seal` has files of its own, whose texts and answers are
 encrypted.
@@ -36,6 +37,10 @@ MOST_BYTES = 16_000_000
 can't fill the disk."""
 
 
+PROPOSED = "proposed"
+"""Key of a row whose label was proposed by this model, and accepted together with others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
     """The correct ``label`` or ``fields`` for ``text``."""
@@ -48,6 +53,8 @@ class Correction:
     """The request's id, if the feedback gave one; `edgeslm purge --id` needs it."""
     by: str | None = None
     """The sender, if the correction came over MQTT; "" for a sender without a name."""
+    proposed: str | None = None
+    """The model that proposed the label, if somebody accepted it together with others."""
 
     def encode(self, now: datetime.datetime, seal: Seal | None = None) -> bytes:
         """The row. With a ``seal``, its text and answer are encrypted, but not its time, id and sender."""
@@ -58,12 +65,14 @@ class Correction:
             content = {"sealed": base64.b64encode(sealed).decode()}
         name = {} if self.id is None else {"id": self.id}
         sender = {} if self.by is None else {"by": self.by}
-        row = {**content, "at": now.isoformat(timespec="seconds"), **name, **sender}
+        mark = {} if self.proposed is None else {PROPOSED: self.proposed}
+        row = {**content, "at": now.isoformat(timespec="seconds"), **name, **sender, **mark}
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 Row = Mapping[str, Any]
-"""A row of a task's file: ``text``, ``label`` or ``fields``, ``at``; perhaps ``id``, ``by``, ``accepted``."""
+"""A row of a task's file: ``text``, ``label`` or ``fields``, ``at``; perhaps ``id``, ``by``, ``accepted``,
+``proposed``."""
 
 
 def is_waiting(row: Row) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from edgeslm.errors import EdgeslmError, InvalidRequest
 from edgeslm.protocol.strict_json import parse_json
-from edgeslm.storage.feedback_store import Correction, FeedbackStore, is_used, is_waiting
+from edgeslm.storage.feedback_store import PROPOSED, Correction, FeedbackStore, is_used, is_waiting
 from edgeslm.teaching.session import Row
 
 FEWEST = 2
@@ -33,7 +33,8 @@ class Labels:
     def keep(self, row: Row) -> None:
         """:raises FeedbackError: the row can't be stored."""
         text = row["text"]
-        self.store.keep(Correction(self.task, text, row["label"], id=self.ids.get(text)))
+        proposed = row.get(PROPOSED)
+        self.store.keep(Correction(self.task, text, row["label"], id=self.ids.get(text), proposed=proposed))
 
     def take_back(self, text: str) -> None:
         """:raises FeedbackError: the row can't be removed."""

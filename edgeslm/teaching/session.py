@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from edgeslm.storage.feedback_store import PROPOSED
 from edgeslm.teaching.lesson import Lesson
 
 KEYS = "123456789abcdefghijklmnoprtvwxyz"
@@ -41,6 +42,7 @@ class Session:
         """Texts labelled in this session, with the label before."""
         self._round: list[dict[str, Any]] = []
         self._skipped: set[str] = set()
+        self._proposals: dict[str, dict[str, Any]] = {}
         self._is_over = False
         self.accuracy: dict[str, Any] | None = None
         """Accuracy of a head on the labels so far, as ``edgeslm-export choose`` reports it."""
@@ -92,6 +94,25 @@ class Session:
         shown = [new.pop(one["text"], one) for one in self._round[:1]]
         self._round = [*shown, *new.values(), *(one for one in self._round[1:] if one["text"] not in new)]
 
+    def propose(self, text: str, label: str, confidence: float | None, model: str) -> None:
+        """Notes the label that an untaught ``model`` proposes for a message. It is the message's guess until
+        the labels so far give one, and doesn't count before somebody confirms it."""
+        self._proposals[text] = {"guess": label, "confidence": confidence, "model": model}
+        self._round = [self._with_proposal(one) for one in self._round]
+
+    def _with_proposal(self, one: dict[str, Any]) -> dict[str, Any]:
+        return one if one["guess"] is not None else {**one, **self._proposals.get(one["text"], {})}
+
+    @property
+    def unproposed(self) -> list[str]:
+        """Chosen messages without a guess or proposal, in the order in which they are shown."""
+        return [one["text"] for one in self._round if one["guess"] is None]
+
+    @property
+    def proposed(self) -> list[dict[str, Any]]:
+        """Chosen messages with a proposal: ``text``, ``guess``, ``confidence`` and ``model``."""
+        return [one for one in self._round if "model" in one]
+
     def add(self, texts: Sequence[str]) -> None:
         """Adds messages to label."""
         known = set(self._texts)
@@ -132,12 +153,14 @@ class Session:
         out = self._labels.keys() | self._skipped | waiting
         new = [one for one in found["chosen"] if one["text"] not in out]
         self._is_over = not new
-        self._round += new[:ROUND]
+        self._round += [self._with_proposal(one) for one in new[:ROUND]]
         self.accuracy = found["accuracy"]
 
-    def label(self, text: str, label: str) -> None:
-        """:raises FeedbackError: the label can't be stored."""
-        self._store.keep({"text": text, "label": label})
+    def label(self, text: str, label: str, proposed: str | None = None) -> None:
+        """:param proposed: the model whose proposal this is, if it is accepted together with others.
+        :raises FeedbackError: the label can't be stored."""
+        mark = {} if proposed is None else {PROPOSED: proposed}
+        self._store.keep({"text": text, "label": label, **mark})
         self._given.append((text, self._labels.get(text)))
         self._labels[text] = label
         self._leave(text)
@@ -160,7 +183,7 @@ class Session:
             self._labels[text] = before
         else:
             del self._labels[text]
-            self._round.insert(0, {"text": text, "guess": None, "confidence": None})
+            self._round.insert(0, self._with_proposal({"text": text, "guess": None, "confidence": None}))
         return text
 
     def _leave(self, text: str) -> None:

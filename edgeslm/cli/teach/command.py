@@ -19,11 +19,12 @@ from edgeslm.cli.listening import PATIENCE_S
 from edgeslm.cli.parts import HERE, SERVICE, configuration
 from edgeslm.cli.screen import ProgressLine, say
 from edgeslm.cli.starter import nearest_starter_dir
+from edgeslm.cli.teach.labelling import keys, label_messages
+from edgeslm.cli.teach.proposals import Proposer
 from edgeslm.errors import EdgeslmError, InvalidRequest, UnknownTask, plural
 from edgeslm.teaching.lesson import Lesson
 from edgeslm.teaching.rows import FEWEST, Labels, earlier_rows, read_messages
 from edgeslm.teaching.session import KEYS, Row, Session
-from edgeslm.telemetry.log_lines import printable
 
 if TYPE_CHECKING:
     from edgeslm.config.loader import Config, Task
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "label messages in the terminal and train a task on them, on this device"
 EXAMPLE = "edgeslm teach triage --listen 60"
-QUIT, SKIP, UNDO = "q", "s", "u"
 ENCODER = "minilm-l6-int8"
 
 
@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not texts:
             raise EdgeslmError("There are no messages: name some with --from, or listen with --listen.")
         session = Session(lesson, texts, rows, given)
-        _label(session, list(labels))
+        with Proposer(config, arguments.task) as proposer:
+            label_messages(session, list(labels), proposer)
         with _turn(out):  # labels of other sessions, which end or train meanwhile, count too
             if not _train(lesson, earlier_rows(given, labels), out):
                 return 1
@@ -117,7 +118,7 @@ def _decide(config: Config, task: str) -> None:
     from edgeslm.cli.teach.decisions import decide
     from edgeslm.storage.feedback_store import FeedbackStore
 
-    with _keys() as read:
+    with keys() as read:
         decide(FeedbackStore(config.state_dir), task, read)
 
 
@@ -235,57 +236,6 @@ def _heard(config: Config, task: str, seconds: float) -> list[str]:
 def _sound(text: str) -> str:
     """The text, with a mark instead of half a character."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _label(session: Session, labels: Sequence[str]) -> None:
-    """Asks for labels until the user quits or no message is left."""
-    shown = None
-    with _keys() as read:
-        say(f"{SKIP} skips a message, {UNDO} takes the last label back, {QUIT} ends and trains.")
-        while (one := session.next()) is not None or session.can_undo:
-            if one is None:
-                say(f"\nNo message is left: {UNDO} takes the last label back, any other key trains.")
-                if read() != UNDO:
-                    break
-                session.undo()
-                continue
-            if session.accuracy is not None and session.accuracy != shown:
-                shown = session.accuracy
-                low, high = shown["interval"]
-                count = plural(len(session.rows), "label")
-                right = f"{shown['share']:.2f} right ({low:.2f} to {high:.2f})"
-                say(f"\n{count}: {right} of these, in cross-validation")
-            guess = "" if one["guess"] is None else f"   (so far: {one['guess']} {one['confidence']:.2f})"
-            say(f"\n{printable(one['text'][:1000])}{guess}")
-            say("  ".join(f"{key} {label}" for key, label in zip(KEYS, labels, strict=False)))
-            key = read()
-            if key == QUIT:
-                break
-            if key == UNDO:
-                say("taken back" if session.undo() is not None else "there is nothing to take back")
-            elif key == SKIP:
-                session.skip(one["text"])
-            elif key in KEYS[: len(labels)]:
-                session.label(one["text"], labels[KEYS.index(key)])
-                say(f"-> {labels[KEYS.index(key)]}")
-
-
-@contextmanager
-def _keys() -> Iterator[Any]:
-    """A function that reads one key from a terminal, or one line's first character from anything else. At the
-    end of the input it gives the key that quits."""
-    if not sys.stdin.isatty():
-        yield lambda: (sys.stdin.readline() or QUIT).strip()[:1].lower() or SKIP
-        return
-    import termios
-    import tty
-
-    before = termios.tcgetattr(sys.stdin)
-    try:
-        tty.setcbreak(sys.stdin)
-        yield lambda: (sys.stdin.read(1) or QUIT).lower()
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 @contextmanager

@@ -130,3 +130,37 @@ def test_labels_of_others_leave_the_message_that_is_shown() -> None:
     waiting = [made.present, *made.following(10)]
     assert [text_of(one) for one in waiting] == [shown, "new", "text 2", "text 1", "text 3"]
     assert [(one or {}).get("by") for one in waiting] == ["desk-3", "desk-3", "desk-3", None, None]
+
+
+def test_a_proposal_counts_only_when_it_is_confirmed() -> None:
+    made, kept = session(3)
+    made.next()
+    assert made.unproposed == ["text 0", "text 1", "text 2"] and made.proposed == []
+    made.propose("text 0", "a", 0.8, "gliclass")
+    made.propose("text 2", "b", 0.6, "gliclass")
+    assert made.present == {"text": "text 0", "guess": "a", "confidence": 0.8, "model": "gliclass"}
+    assert (kept, made.rows, made.unproposed) == ([], [], ["text 1"])
+    made.label("text 0", "b")
+    assert kept == [{"text": "text 0", "label": "b"}]
+    assert [one["text"] for one in made.proposed] == ["text 2"]
+    assert made.undo() == "text 0" and made.present is not None
+    assert made.present["guess"] == "a", "the proposal comes again with its message"
+
+
+def test_proposals_that_are_accepted_together_are_told_apart() -> None:
+    made, kept = session(2)
+    made.next()
+    made.propose("text 0", "a", 0.8, "gliclass")
+    made.label("text 0", "a", "gliclass")
+    made.label("text 1", "b")
+    assert kept == [
+        {"text": "text 0", "label": "a", "proposed": "gliclass"},
+        {"text": "text 1", "label": "b"},
+    ]
+
+
+def test_a_guess_of_the_labels_so_far_stays() -> None:
+    made, _ = session(1)
+    made.take({"chosen": [{"text": "text 0", "guess": "b", "confidence": 0.9}], "accuracy": None})
+    made.propose("text 0", "a", 0.8, "gliclass")
+    assert made.present == {"text": "text 0", "guess": "b", "confidence": 0.9} and made.unproposed == []

@@ -21,7 +21,8 @@ from edgeslm.storage.feedback_store import Correction, FeedbackStore, is_used, i
 from edgeslm.teaching.lesson import ExportRunner
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
-from tests.support.nodes import write_bundle
+from tests.support.nodes import fake_engines as fake_engines
+from tests.support.nodes import write_bundle, write_zero_shot
 
 
 def rows_of(file: str) -> list[dict[str, Any]]:
@@ -33,6 +34,7 @@ class FakeRun:
 
     def __init__(self) -> None:
         self.trained: list[dict[str, Any]] = []
+        self.guesses = True
 
     def __call__(self, arguments: Sequence[str]) -> Mapping[str, Any]:
         if arguments[0] == "choose":
@@ -41,6 +43,9 @@ class FakeRun:
             if "--labelled" in arguments:
                 known = {row["text"] for row in rows_of(arguments[arguments.index("--labelled") + 1])}
             left = [text for text in texts if text not in known][:10]
+            if not self.guesses:
+                none = {"guess": None, "confidence": None}
+                return {"chosen": [{"text": text, **none} for text in left], "accuracy": None}
             chosen = [{"text": text, "guess": "b", "confidence": 0.5} for text in left]
             return {"chosen": chosen, "accuracy": {"share": 0.75, "interval": [0.5, 0.9]}}
         rows = rows_of(arguments[2])
@@ -70,7 +75,7 @@ def configuration(folder: Path, url: str = "mqtt://localhost", **task: Any) -> P
     return file
 
 
-def teach(folder: Path, monkeypatch: pytest.MonkeyPatch, keys: str, *arguments: str) -> int:
+def teach(folder: Path, monkeypatch: pytest.MonkeyPatch, keys: Sequence[str], *arguments: str) -> int:
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{key}\n" for key in keys)))
     encoder = write_bundle(folder / "encoder", "encoder")
     wanted = ["--config", str(folder / "node.yaml"), "--encoder", str(encoder), *arguments]
@@ -318,6 +323,88 @@ def test_a_folder_of_something_else_is_told_before_the_labels(
     configuration(tmp_path)
     assert teach(tmp_path, monkeypatch, "", "--out", str(tmp_path)) == 1
     assert "is no trained task" in capsys.readouterr().err
+
+
+# -- proposals -------------------------------------------------------------------------------------
+
+
+def proposals(folder: Path, run: FakeRun, *texts: str, **task: Any) -> tuple[str, str]:
+    """A task whose zero-shot model is a fake: it proposes the first label."""
+    run.guesses = False
+    configuration(folder, **task)
+    write_zero_shot(folder / "small", {"kind": "gliclass", "label_token": 3, "text_token": 4})
+    (folder / "lines.txt").write_text("\n".join(texts))
+    return "--from", str(folder / "lines.txt")
+
+
+@pytest.mark.usefixtures("fake_engines")
+def test_the_untaught_model_proposes_the_first_labels(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = proposals(tmp_path, run, "one", "two", "three", "four", "five")
+    # Enter takes a proposal, a key corrects one; the list of the rest is refused, then accepted.
+    assert teach(tmp_path, monkeypatch, ["", "2", "*", "n", "*", "y", "u", "2"], *source) == 0
+    said = capsys.readouterr().out
+    assert "one   (small proposes: a 0." in said and "Enter takes the proposal" in said
+    assert "* lists the proposals of 5 messages" in said and "y takes these 3 labels" in said
+    rows = FeedbackStore(tmp_path / "state").rows("t")
+    assert [(row["text"], row["label"], row.get("proposed")) for row in rows] == [
+        ("one", "a", None),
+        ("two", "b", None),
+        ("three", "a", "small"),
+        ("four", "a", "small"),
+        ("five", "b", None),
+    ]
+    assert len(run.trained) == 1 and len(run.trained[0]["rows"]) == 5
+
+
+@pytest.mark.usefixtures("fake_engines")
+@pytest.mark.parametrize(
+    ("weights", "texts", "said"),
+    [
+        (b"crash at load", ("one", "two"), "(no proposals: "),
+        (b"", ("fail internal", "two"), "(no proposals: The fake engine was told to"),
+        (b"", ("fail too_long", "two"), "two   (small proposes: a"),
+    ],
+)
+def test_labelling_goes_on_without_the_model(
+    run: FakeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    weights: bytes,
+    texts: tuple[str, ...],
+    said: str,
+) -> None:
+    source = proposals(tmp_path, run, *texts)
+    if weights:
+        write_bundle(tmp_path / "small", weights=weights)
+    assert teach(tmp_path, monkeypatch, ["1", "2", "q"], *source) == 1
+    assert stored(tmp_path) == [(texts[0], "a"), (texts[1], "b")]
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake_engines")
+def test_a_slow_model_is_not_waited_for(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeslm.cli.teach.proposals.WAIT_S", 0.05)
+    monkeypatch.setenv("FAKE_LOAD", str(tmp_path / "never"))
+    source = proposals(tmp_path, run, "one", "two", "three")
+    assert teach(tmp_path, monkeypatch, ["1", "", "2", "q"], *source) == 1
+    assert stored(tmp_path) == [("one", "a"), ("three", "b")], "an empty line skips, as without proposals"
+    assert "proposes:" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake_engines")
+def test_a_server_is_never_asked_for_proposals(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A message that the task would pass on stays here while it is labelled."""
+    stages = ["small", "node:other/t"]
+    source = proposals(tmp_path, run, "one", "two", model=None, stages=stages, threshold=0.99)
+    assert teach(tmp_path, monkeypatch, ["", "2", "q"], *source) == 1
+    assert "one   (small proposes: a 0." in capsys.readouterr().out
 
 
 # -- corrections that came over MQTT ---------------------------------------------------------------
