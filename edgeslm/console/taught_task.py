@@ -14,6 +14,9 @@ from edgeslm.teaching.session import KEYS, Session
 
 THRESHOLDS: Final = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 MOST_POINTS: Final = 200
+MOST_PROPOSALS: Final = 30
+SHOWN: Final = 200
+"""Characters of a message that a list of proposals shows."""
 FOLLOWING: Final = 3
 """Number of messages that the page has in advance, so that keys needn't wait for the node."""
 
@@ -34,6 +37,11 @@ class TaughtTask:
         self.problem = ""
         """Why the last job failed, as a sentence; ``failed_at``: when it ended, in monotonic seconds."""
         self.failed_at = 0.0
+        self.is_proposing = False
+        """Whether the untaught model at work proposes labels now."""
+        self.unproposable: set[str] = set()
+        """Texts that it failed on; it proposes nothing before ``proposes_at``, in monotonic seconds."""
+        self.proposes_at = 0.0
         self.confirmed: set[str] = set()
         """Texts whose label was looked at again."""
         self.used_at = time.monotonic()
@@ -65,6 +73,20 @@ class TaughtTask:
         if (text := self.session.find(lambda text: _id(text) == id)) is None:
             raise InvalidRequest("this message is no longer there")
         return text
+
+    @property
+    def _proposals(self) -> list[dict[str, Any]]:
+        return self.session.proposed[:MOST_PROPOSALS]
+
+    def accept(self, ids: str) -> None:
+        """Gives messages the labels that are proposed. :param ids: of the messages, with commas between.
+        :raises InvalidRequest: one of them has no proposal. :raises FeedbackError: they can't be stored."""
+        proposed = {_id(one["text"]): one for one in self._proposals}
+        wanted = list(dict.fromkeys(ids.split(",")))
+        if not proposed.keys() >= set(wanted):
+            raise InvalidRequest("some of these messages have no proposal any more")
+        for one in (proposed[id] for id in wanted):
+            self.session.label(one["text"], one["guess"], one["model"])
 
     def note_accuracy(self, count: int) -> bool:
         """Adds the session's accuracy with ``count`` labels to the curve. :return: whether there is one."""
@@ -101,6 +123,10 @@ class TaughtTask:
             ],
             "message": None if shown is None else {**shown, "id": _id(shown["text"])},
             "following": [{**one, "id": _id(one["text"])} for one in session.following(FOLLOWING)],
+            "proposals": [
+                {**one, "text": one["text"][:SHOWN], "id": _id(one["text"])} for one in self._proposals
+            ],
+            "is_proposing": self.is_proposing,
             "doing": self.doing,
             "problem": self.problem,
             "is_over": session.is_over,

@@ -23,8 +23,9 @@ from edgeslm.config.loader import Config
 from edgeslm.config.schema import LEARNED
 from edgeslm.config.web_sections import Teach
 from edgeslm.console.taught_task import TaughtTask
+from edgeslm.console.untaught import UntaughtModel
 from edgeslm.errors import ConfigError, EdgeslmError, InvalidRequest, without_paths
-from edgeslm.messages import LEAST_PRIORITY, Request
+from edgeslm.messages import Request
 from edgeslm.serving.model_pool import ModelPool
 from edgeslm.serving.service import Service
 from edgeslm.storage.atomic_json import read_record, write_record
@@ -52,11 +53,6 @@ AHEAD: Final = 6
 """Number of messages that wait for a label below which the next ones are chosen."""
 AGAIN_S: Final = 10.0
 """Pause after a job failed, until the page's next look repeats the choice."""
-COMPARED: Final = 30
-COMPARE_S: Final = 600.0
-"""Most messages, and longest time, of the comparison with an untrained model."""
-REST: Final = 99
-"""Pause after each message of the comparison, as a multiple of its time: others hardly ever wait for it."""
 SUGGESTED: Final = 100
 
 
@@ -103,6 +99,7 @@ class Teaching:
         self._alone = asyncio.Lock()
         self._jobs: set[asyncio.Task[None]] = set()
         self._comparing: asyncio.Task[None] | None = None
+        self._untaught = UntaughtModel(service)
         self._open: TaughtTask | None = None
         self._work: Path | None = None
         self._runner: ExportRunner | None = None
@@ -171,6 +168,7 @@ class Teaching:
             "open": self._reopen,
             "state": self._tell,
             "label": self._label,
+            "accept": self._accept,
             "skip": self._skip,
             "undo": self._undo,
             "keep": self._keep,
@@ -244,6 +242,11 @@ class Teaching:
                 await asyncio.to_thread(one.session.label, text, str(label))
         if before is not None:
             one.confirmed.add(text)
+        self._look_ahead(one)
+
+    async def _accept(self, one: TaughtTask, arguments: Mapping[str, Any]) -> None:
+        async with self._disk:
+            await asyncio.to_thread(one.accept, str(arguments.get("message")))
         self._look_ahead(one)
 
     async def _skip(self, one: TaughtTask, arguments: Mapping[str, Any]) -> None:
@@ -334,6 +337,12 @@ class Teaching:
         is_done = one.session.is_over or one.standing == one.chosen_at
         if one.session.waiting < AHEAD and not is_done and not one.doing:
             self._start(one, "choosing", self._choose(one))
+        self._propose(one)
+
+    def _propose(self, one: TaughtTask) -> None:
+        if self._untaught.is_wanted(one) and not one.is_proposing:
+            one.is_proposing = True
+            self._run(self._untaught.propose(one))
 
     def _start(self, one: TaughtTask, doing: str, work: Any) -> None:
         one.doing, one.problem = doing, ""
@@ -369,6 +378,7 @@ class Teaching:
         count = len(one.session.rows)
         one.session.take(await asyncio.to_thread(one.session.choose))
         one.chosen_at = one.standing
+        self._propose(one)
         if one.note_accuracy(count):
             await self._write(one)
 
@@ -395,20 +405,7 @@ class Teaching:
             one.record["compared"] = {**figures, "is_head": True}
             await self._write(one)
             return
-        right = asked = 0
-        ends_at = time.monotonic() + COMPARE_S
-        for row in rows[-COMPARED:]:
-            began = time.monotonic()
-            request = Request(one.task, row["text"], f"teach-{asked}", "", priority=LEAST_PRIORITY)
-            result = await self._service.submit(request)
-            if self._head_at_work(one.task) is not None or began > ends_at:
-                return
-            if result.error is None and result.result is not None:
-                asked += 1
-                right += result.result.get("label") == row["label"]
-                one.record["compared"] = {"right": right, "asked": asked, "is_head": False}
-                await self._write(one)
-            await asyncio.sleep(REST * (time.monotonic() - began))
+        await self._untaught.compare(one, rows, self._write)
 
     async def _write(self, one: TaughtTask) -> None:
         with contextlib.suppress(OSError):  # a full disk: the next time

@@ -98,10 +98,13 @@ class Session:
         """Notes the label that an untaught ``model`` proposes for a message. It is the message's guess until
         the labels so far give one, and doesn't count before somebody confirms it."""
         self._proposals[text] = {"guess": label, "confidence": confidence, "model": model}
-        self._round = [self._with_proposal(one) for one in self._round]
+        for one in self._round:  # the list may be replaced in another thread, its objects are the same
+            self._with_proposal(one)
 
     def _with_proposal(self, one: dict[str, Any]) -> dict[str, Any]:
-        return one if one["guess"] is not None else {**one, **self._proposals.get(one["text"], {})}
+        if one["guess"] is None:
+            one |= self._proposals.get(one["text"], {})
+        return one
 
     @property
     def unproposed(self) -> list[str]:

@@ -20,6 +20,7 @@ from tests.support.nodes import Node, write_bundle
 from tests.support.taught import write_head
 
 LABELS = ("normal", "critical")
+NO_GUESS = {"guess": None, "confidence": None}
 TEXTS = [f"Spindle {number} {'smells of smoke' if number % 3 else 'turns'}" for number in range(30)]
 
 
@@ -35,6 +36,7 @@ class FakeExport:
         self.trained: list[list[dict[str, Any]]] = []
         self.choices = 0
         self.failure = ""
+        self.guesses = True
         self.doubted: list[dict[str, Any]] = []
 
     def __call__(self, arguments: Sequence[str]) -> dict[str, Any]:
@@ -46,14 +48,15 @@ class FakeExport:
             rows = rows_of(arguments[7]) if "--labelled" in arguments else []
             known = {row["text"] for row in rows}
             left = [text for text in texts if text not in known][: int(arguments[3])]
-            chosen = [{"text": text, "guess": LABELS[0], "confidence": 0.5} for text in left]
+            guess = {"guess": LABELS[0], "confidence": 0.5} if self.guesses else NO_GUESS
+            chosen = [{"text": text, **guess} for text in left]
             accuracy = {
                 "share": 0.75,
                 "interval": [0.5, 0.9],
                 "confusion": {"labels": sorted(LABELS), "counts": [[1, 0], [1, 2]]},
                 "doubted": self.doubted,
             }
-            return {"chosen": chosen, "accuracy": accuracy if len(rows) > 3 else None}
+            return {"chosen": chosen, "accuracy": accuracy if self.guesses and len(rows) > 3 else None}
         rows = rows_of(arguments[2])
         self.trained.append(rows)
         learned = {"task": "triage", "labels": list(LABELS), "rows": len(rows)}

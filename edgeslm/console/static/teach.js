@@ -24,6 +24,8 @@ export class Teach {
     $("teach-task").addEventListener("change", () => this.act("open", { task: $("teach-task").value }));
     $("teach-undo").addEventListener("click", () => this.act("undo"));
     $("teach-skip").addEventListener("click", () => this.skip());
+    $("teach-confirm").addEventListener("click", () => this.confirm());
+    $("teach-accept").addEventListener("click", () => this.accept());
     $("teach-train").addEventListener("click", () => this.act("train"));
     $("teach-use").addEventListener("click", () => this.act("use"));
     $("teach-back").addEventListener("click", () => this.act("back"));
@@ -81,7 +83,7 @@ export class Teach {
 
   wait() {
     this.draw();
-    const wants = !this.state || this.state.doing || (!this.state.message && !this.state.is_over);
+    const wants = !this.state || this.state.doing || this.state.is_proposing || (!this.state.message && !this.state.is_over);
     clearTimeout(this.timer);
     if (this.visible) this.timer = setTimeout(() => this.look(), wants ? POLL_MS : SLOW_MS);
   }
@@ -89,7 +91,8 @@ export class Teach {
   // Shows the next message at once; the node's state follows.
   pass() {
     const [message = null, ...following] = this.state.following;
-    this.state = { ...this.state, message, following, doing: this.state.doing || (message ? "" : "choosing") };
+    const proposals = this.state.proposals.filter((one) => one.id !== this.state.message.id);
+    this.state = { ...this.state, message, following, proposals, doing: this.state.doing || (message ? "" : "choosing") };
     this.draw();
   }
 
@@ -99,6 +102,7 @@ export class Teach {
     if (event.key.toLowerCase() === UNDO) this.act("undo");
     else if (event.key.toLowerCase() === SKIP) this.skip();
     else if (label) this.label(label.name);
+    else if (event.key === "Enter" && event.target.tagName !== "BUTTON") this.confirm();
     else return;
     event.preventDefault();
   }
@@ -107,6 +111,20 @@ export class Teach {
     if (!this.state?.message) return;
     this.act("label", { message: this.state.message.id, label, was: "" });
     this.pass();
+  }
+
+  // Takes the guess or proposal that is shown.
+  confirm() {
+    if (this.state?.message?.guess) this.label(this.state.message.guess);
+  }
+
+  // Takes the proposals that are listed, all at once.
+  accept() {
+    const ids = this.state?.proposals.map((one) => one.id) ?? [];
+    if (!ids.length) return;
+    this.act("accept", { message: ids.join(",") });
+    this.state = { ...this.state, message: null, following: [], proposals: [], doing: this.state.doing || "choosing" };
+    this.draw();
   }
 
   skip() {
@@ -145,6 +163,7 @@ export class Teach {
     this.drawLabels(state);
     this.drawCurve(state);
     this.drawResult(state);
+    this.drawProposals(state);
     this.drawDoubts(state);
   }
 
@@ -159,9 +178,11 @@ export class Teach {
     $("teach-text").textContent = shown ? shown.text : none;
     $("teach-text").classList.toggle("none", !shown);
     const guess = !shown || shown.guess === null ? ""
+      : shown.model !== undefined ? `${shown.model}, untaught, proposes ${shown.guess} (${percent(shown.confidence)} sure)`
       : shown.by !== undefined ? `${shown.by || "An app without a name"} says: ${shown.guess}`
       : `So far it would say ${shown.guess} (${percent(shown.confidence)} sure)`;
     $("teach-guess").textContent = guess;
+    $("teach-confirm").hidden = !guess;
     $("teach-undo").disabled = !state.can_undo;
     $("teach-skip").disabled = !shown;
   }
@@ -220,6 +241,17 @@ export class Teach {
     put($("teach-thresholds").tBodies[0], ...rows.map(([threshold, answered, wrong]) => el("tr", {},
       el("th", { scope: "row" }, threshold === state.threshold ? `${threshold} (set)` : String(threshold)),
       el("td", { className: "number" }, percent(answered)), el("td", { className: "number" }, percent(wrong)))));
+  }
+
+  drawProposals(state) {
+    const proposed = state.proposals;
+    $("teach-proposals").hidden = proposed.length < 2;
+    $("teach-accept").textContent = `Take all ${proposed.length}`;
+    const drawn = proposed.map((one) => `${one.id} ${one.guess}`).join();
+    if (this.proposed === drawn) return;
+    this.proposed = drawn;
+    put($("teach-proposed"), ...proposed.map((one) => el("li", {}, el("b", {}, one.guess),
+      el("span", { className: "quiet" }, ` ${percent(one.confidence)} sure `), one.text)));
   }
 
   drawDoubts(state) {

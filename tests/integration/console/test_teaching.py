@@ -353,3 +353,82 @@ def test_a_head_whose_task_has_other_labels_now_is_left_out(
         assert not state["is_taught"] and state["few"] == ["unknown"]
         assert "it was trained on other labels" in caplog.text
         assert node.daemon.service.tasks["triage"].learned is None
+
+
+def proposed(state: dict[str, Any]) -> bool:
+    return bool(state["message"]) and state["message"]["guess"] is not None and not state["is_proposing"]
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in (folder / "state/feedback/triage.jsonl").read_text().splitlines()]
+
+
+def test_the_untaught_model_at_work_proposes_the_first_labels(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, export):
+        export.guesses = False
+        state = teacher.when(proposed, "labels are proposed")
+        first, second = state["message"], state["following"][0]
+        assert (first["guess"], first["model"], first["confidence"]) == ("normal", "small", 0.9)
+        assert state["labelled"] == 0 and not (tmp_path / "state/feedback").exists(), "none counts yet"
+        teacher.state("label", message=first["id"], label=first["guess"])
+        state = teacher.state("label", message=second["id"], label="critical")
+        assert [(row["label"], "proposed" in row) for row in stored(tmp_path)] == [
+            ("normal", False),
+            ("critical", False),
+        ]
+        state = teacher.when(lambda state: len(state["proposals"]) > 3, "others have proposals")
+        ids = [one["id"] for one in state["proposals"][:3]]
+        assert teacher.act("accept", message=f"{ids[0]},{first['id']}").status == 409
+        assert teacher.state("accept", message=",".join(ids))["labelled"] == 5
+        assert [row.get("proposed") for row in stored(tmp_path)] == [None, None, "small", "small", "small"]
+        assert teacher.state("undo")["labelled"] == 4
+
+
+def test_labelling_goes_on_while_the_model_fails_or_is_busy(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three failures in a row end the proposals for a while; a request of others goes first."""
+    (tmp_path / "recorded").mkdir()
+    texts = ["fail too_long", *(f"fail internal {number}" for number in range(6))]
+    (tmp_path / "recorded/triage.txt").write_text("\n".join(["fine", *texts]))
+    teach = {"messages": str(tmp_path / "recorded")}
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=teach) as (_, teacher, export):
+        export.guesses = False
+        state = teacher.when(lambda state: state["message"] and not state["is_proposing"], "it gave up")
+        assert state["message"]["guess"] is None and state["proposals"] == []
+        given = teacher.label_all(7)
+        assert len(given) == len(stored(tmp_path)) == 7
+
+
+def test_a_busy_model_proposes_later_and_stops_nobody(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    with (
+        teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, export),
+        App(broker.port, f"{BASE}/res/#") as app,
+    ):
+        export.guesses = False
+        app.publish(f"{BASE}/req/triage", {"input": f"hold {gate}", "id": "busy"})
+        app.wait_until(lambda: gate.with_name("gate.held").exists(), "the model is busy")
+        state = teacher.when(lambda state: state["message"], "a message is shown")
+        assert state["is_proposing"] and state["message"]["guess"] is None
+        teacher.label_all(2)
+        gate.touch()
+        assert app.take(f"{BASE}/res/triage").json["status"] == "ok"
+        assert teacher.when(proposed, "it proposes when it is free")["labelled"] == 2
+
+
+def test_a_task_with_a_head_has_no_proposals(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teaching_node(tmp_path, broker.url, monkeypatch, teach=recorded(tmp_path)) as (_, teacher, export):
+        teacher.label_all(4)
+        teacher.trained()
+        teacher.state("use")
+        export.guesses = False
+        teacher.label_all(12)
+        state = teacher.when(lambda state: state["message"] and not state["doing"], "others are chosen")
+        assert not state["is_proposing"] and state["message"]["guess"] is None

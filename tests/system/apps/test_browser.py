@@ -297,6 +297,47 @@ def test_a_task_is_taught_with_the_keyboard(
     assert len(rows) == 60 and all(keys[row["text"]] == "12"[row["label"] == "spam"] for row in rows)
 
 
+def test_proposals_are_taken_by_enter_or_all_at_once(
+    browser: Browser, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "triage.txt").write_text("\n".join(reversed(TEXTS[:8])))
+    with (
+        teaching_node(tmp_path, broker.url, monkeypatch, teach={"messages": str(tmp_path)}) as (
+            node,
+            _,
+            export,
+        ),
+        browser.new_context(viewport={"width": 1280, "height": 860}) as context,
+    ):
+        export.guesses = False
+        context.set_default_timeout(WAIT_S * 1000)
+        page = context.new_page()
+        said: list[str] = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"http://{visitor_of(node).host}/")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        page.click('nav a[href="#teach"]')
+        progress, guess = page.locator("#teach-progress"), page.locator("#teach-guess")
+        expect(guess).to_have_text("small, untaught, proposes normal (90 % sure)")
+        expect(progress).to_have_text(re.compile("^0 labelled"))
+        page.keyboard.press("Enter")
+        expect(progress).to_have_text(re.compile("^1 labelled"))
+        page.keyboard.press("2")
+        expect(progress).to_have_text(re.compile("^2 labelled"))
+        page.click("#teach-confirm")
+        expect(progress).to_have_text(re.compile("^3 labelled"))
+        expect(page.locator("#teach-proposed li")).to_have_count(5)
+        page.click("text=Take all 5")
+        expect(progress).to_have_text(re.compile("^8 labelled"))
+        expect(page.locator("#teach-proposals")).to_be_hidden()
+        expect(page.locator("#teach-confirm")).to_be_hidden()
+        assert not said
+    rows = FeedbackStore(tmp_path / "state").rows("triage")
+    assert [row["label"] for row in rows] == ["normal", "critical", *["normal"] * 6]
+    assert [row.get("proposed") for row in rows] == [None] * 3 + ["small"] * 5
+
+
 def test_keys_are_not_lost_while_the_node_is_slow(
     browser: Browser, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
