@@ -15,7 +15,6 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from edgeslm.cli.screen import say
-from edgeslm.config.schema import NODE_STAGE
 from edgeslm.errors import EdgeslmError
 from edgeslm.messages import Request
 
@@ -152,5 +151,7 @@ def _needed(config: Config, task: str) -> Config | None:
 
 
 def _model_of(section: Task) -> str | None:
+    from edgeslm.config.schema import NODE_STAGE
+
     own = [stage for stage in section.stages if isinstance(stage, str) and not stage.startswith(NODE_STAGE)]
     return next(iter(own), None) if section.stages else section.model
