@@ -19,6 +19,7 @@ from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.size_estimate import footprint
 from edgeslm.engine.worker.prompt import ChatTokenizer
 from tests.support.export.families import fetch
+from tests.support.export.rewinds import check_rewinds
 from tests.support.export.text_models import LFM2, QWEN3_5
 from tests.support.export.tiny_models import write_decoder
 from tests.support.paths import ROOT
@@ -87,6 +88,7 @@ def test_a_family_exports_and_generates(
     named = settings["eos_token_id"]
     stops = {chat.tokenizer.id_to_token(token) for token in (named if isinstance(named, list) else [named])}
     assert set(ends) <= stops
+    check_rewinds(bundle.path)
 
 
 MINISTRAL_ROPE = {
@@ -138,6 +140,7 @@ def test_an_architecture_computes_what_transformers_does(
     assert report["kl_mean"] < (0.01 if name == "Qwen3_5" else 0.002)  # its float graph is exact
     assert report["same_top1"] > (0.8 if name == "Qwen3_5" else 0.9)
     assert report["sample"]["tokens"] > 0
+    check_rewinds(tmp_path / "out")
 
 
 def test_a_tokenizer_out_of_a_gguf_gives_the_ids_of_llama_cpp(families: Path) -> None:

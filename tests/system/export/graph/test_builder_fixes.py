@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,9 +17,8 @@ from edgeslm_export.sources.checkpoint import DECODERS, examine_local
 from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.size_estimate import footprint
-from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
-from edgeslm.engine.worker.decoder import Decoder
 from tests.support.export.float_graphs import build_float, difference
+from tests.support.export.rewinds import check_rewinds
 from tests.support.export.text_models import CASES, write_case
 from tests.support.paths import ROOT
 
@@ -80,15 +78,6 @@ def test_a_fault_of_the_builder_shows(name: str, tmp_path: Path, monkeypatch: py
     assert found > 1e-4
 
 
-@contextlib.contextmanager
-def opened(bundle: Path) -> Iterator[Decoder]:
-    decoder = Decoder(bundle, 1)
-    try:
-        yield decoder
-    finally:
-        decoder.close()
-
-
 @pytest.mark.parametrize("name", NEW)
 def test_an_export_is_planned_measured_and_rewound(
     name: str, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
@@ -112,7 +101,8 @@ def test_an_export_is_planned_measured_and_rewound(
         assert bundle.manifest.kv_bytes_per_token == 2 * 2 * 16 * 4  # of its one layer with attention
     else:
         check_sizes(bundle, source, name)
-    check_rewinds(bundle)
+    if name != "Ministral 3":  # has too short a context here; test_families has a longer one
+        check_rewinds(bundle.path)
 
 
 def check_sizes(bundle: Bundle, source: Path, name: str) -> None:
@@ -125,22 +115,3 @@ def check_sizes(bundle: Bundle, source: Path, name: str) -> None:
         assert shape.short_context == 512
     else:
         assert (bundle.path / "model.onnx.data").stat().st_size == pytest.approx(planned, rel=0.05)
-
-
-def check_rewinds(bundle: Bundle) -> None:
-    prompts = [
-        Prompt((Turn("user", (Text(f"Pump {number % 3} is {word}."),)),))
-        for number, word in enumerate(("hot", "loud", "hot and loud", "not hot", "new", "hotter") * 3)
-    ]
-    labels = ("urgent", "urgent, stop", "not urgent", "not known")
-    with opened(bundle.path) as reused, opened(bundle.path) as fresh:
-        for prompt in prompts:
-            fresh.forget()
-            assert reused.generate(Generate(prompt, 6)).text == fresh.generate(Generate(prompt, 6)).text
-            fresh.forget()
-            apart = zip(
-                reused.score(Score(prompt, labels)).probabilities,
-                fresh.score(Score(prompt, labels)).probabilities,
-                strict=True,
-            )
-            assert max(abs(one - other) for one, other in apart) < 1e-4
