@@ -40,8 +40,11 @@ _LAYER = re.compile(r"Reading layer (\d+)")
 _ACCURACY_LEVEL = 4
 """Accuracy level of ``MatMulNBits`` that computes with int8 activations, the fast path on CPUs."""
 _TOKENIZER_CLASSES = frozenset(
-    ["TokenizersBackend", "PreTrainedTokenizer", "GPT2Tokenizer", "LlamaTokenizer", "CodeLlamaTokenizer"]
-    + ["GemmaTokenizer", "Phi3Tokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer", "CodeGenTokenizer"]
+    [
+        *("TokenizersBackend", "PreTrainedTokenizer", "GPT2Tokenizer", "LlamaTokenizer"),
+        *("CodeLlamaTokenizer", "GemmaTokenizer", "Phi3Tokenizer", "Qwen2Tokenizer"),
+        *("GPTNeoXTokenizer", "CodeGenTokenizer"),
+    ]
 )
 """Classes of decoders' tokenizers, without ``Fast``, that onnxruntime-genai 0.18 reads."""
 
