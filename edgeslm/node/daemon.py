@@ -13,6 +13,7 @@ import secrets
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,16 +312,18 @@ class Daemon:
 
     async def _load(self) -> None:
         self.service.scheduler.pause()  # loading may take longer than request_timeout_s
-        try:
-            await self.service.start()
-        except EdgeslmError as error:
-            # Only loading finds a bundle damaged on disk, but not which: roll back all that changed.
-            if not (changed := self._store.on_trial or self._store.changed):
-                raise
-            for model in changed:
-                self._store.roll_back(model)
-                self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
-            await self.service.start_over(self._store.settled(self.config))
+        start = self.service.start
+        while True:
+            try:
+                await start()
+                break
+            except EdgeslmError as error:
+                # Only loading finds a bundle damaged on disk, but not which: roll back all that changed.
+                if not (changed := self._store.take_back()):
+                    raise
+                for model in changed:
+                    self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
+            start = partial(self.service.start_over, self._store.settled(self.config))
         self.service.scheduler.resume()
         if self._stopping.is_set():
             return

@@ -212,14 +212,6 @@ class Scheduler:
             self._cancel(job)
         return len(chosen)
 
-    async def drain(self, limit_s: float) -> bool:
-        """Waits until all requests are done; returns false if that takes longer than ``limit_s``."""
-        futures = [job.result for job in self._jobs.values()]
-        if not futures:
-            return True
-        _, left = await asyncio.wait(futures, timeout=limit_s)
-        return not left
-
     def _cancel(self, job: _Job) -> None:
         if job.work is not None and job.begun:
             job.work.cancel()

@@ -265,6 +265,20 @@ class Store:
         self._put(model, back)
         return entry.previous
 
+    def take_back(self) -> list[str]:
+        """Activates the previous bundles of the models on trial, or of all changed ones if none is; without a
+        previous bundle, the configured one.
+
+        :return: names of these models.
+        """
+        gone = self.on_trial or self.changed
+        for name in gone:
+            if (entry := self.entry(name)) is not None and entry.previous is not None:
+                self.roll_back(name)
+            else:
+                self._put(name, None)
+        return gone
+
     def restore(self, model: str, entry: StoreEntry | None) -> None:
         """Restores the entry that a model had before a failed switch; if ``entry`` is None, deletes the
         model's entry."""

@@ -327,14 +327,16 @@ def test_a_file_that_is_taken_up_during_an_update_stays_taken_up(
         assert ask(app, "more", "hello", b"2")["model"] != before
 
 
+@pytest.mark.parametrize("damaged", [[b"crash at load"], [b"crash at load", b"crash at load, too"]])
 def test_what_its_engine_refuses_at_the_start_goes_back(
-    configuration: dict[str, Any], tmp_path: Path, app: App
+    damaged: list[bytes], configuration: dict[str, Any], tmp_path: Path, app: App
 ) -> None:
-    """Found good long ago, and damaged on the disk since."""
+    """Found good long ago, and damaged on the disk since: the active bundle, and also the previous one."""
     store = Store(tmp_path / "state", "hall")
-    with store.draft() as draft:
-        bundle = store.add(write_bundle(draft / "v2", weights=b"crash at load"))
-    store.activate("small", load_bundle(tmp_path / "small").digest, bundle.digest, on_trial=False)
+    for number, weights in enumerate(damaged):
+        with store.draft() as draft:
+            bundle = store.add(write_bundle(draft / f"v{number}", weights=weights))
+        store.activate("small", load_bundle(tmp_path / "small").digest, bundle.digest, on_trial=False)
     with NodeProcess(tmp_path, configuration, fake=True) as node:
         node.wait_online(app)
         assert ask(app, "say", "hello", b"1")["status"] == "ok"

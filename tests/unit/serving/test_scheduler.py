@@ -520,23 +520,6 @@ def test_a_bug_is_internal_and_its_text_stays_out_of_logs_and_results(
     assert "secret" not in caplog.text
 
 
-def test_drain_waits_for_what_is_left() -> None:
-    async def scene() -> None:
-        work = Work()
-        scheduler = Scheduler(work.run, limit=9, timeout_s=9)
-        assert await scheduler.drain(0)
-        tasks = [asyncio.create_task(scheduler.submit(request(name))) for name in "ab"]
-        await settle()
-        assert not await scheduler.drain(0.01)
-        drained = asyncio.create_task(scheduler.drain(GIVE_UP_S))
-        for name in "ab":
-            work.gate(name).set()
-        assert await drained
-        await asyncio.gather(*tasks)
-
-    play(scene)
-
-
 def test_an_error_without_a_time_of_receipt_has_no_time() -> None:
     bare = dataclasses.replace(request(), received_at=0.0)
     assert error_result(bare, InvalidRequest("no")).timings_ms == {"total": 0.0}
@@ -585,6 +568,5 @@ def test_whatever_happens_each_request_has_one_result(seed: int) -> None:
             assert (result.result is None) == (result.status == "error") == (result.error is not None)
         await settle()
         assert (scheduler.waiting, scheduler.in_flight) == (0, 0)
-        assert await scheduler.drain(0)
 
     play(scene)
