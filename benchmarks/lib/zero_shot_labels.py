@@ -19,7 +19,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -31,15 +31,15 @@ from edgeslm_export.evaluate.report_card import examine_bundle
 from edgeslm_export.evaluate.task_eval import Exam, take_exam
 from edgeslm_export.sources.wheel_data import Packages
 from edgeslm_export.train.label_bias import label_bias, label_shares
-from edgeslm_export.train.labelled_bias import FEWEST_ROWS, fit_bias
 
 from benchmarks.lib.cards import Say, run_benchmark
 from benchmarks.lib.llama import Engine
 from benchmarks.lib.untaught import FIVE, SETS, TEXTS, Untaught, load_untaught
-from edgeslm.bundle.calibration import without_bias
+from edgeslm.bundle.calibration import FEWEST_LABELLED, without_bias
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Output, Score
+from edgeslm.engine.worker.label_bias import fit_bias
 from edgeslm.engine.worker.labels import Branch, make_tree
 from edgeslm.engine.worker.prompt import ChatTokenizer
 
@@ -112,7 +112,7 @@ def scores_of(report: dict[str, Any]) -> Scores:
     return [answer["scores"] for answer in report["answers"]]
 
 
-def accuracy(scores: Scores, truth: Sequence[str], bias: dict[str, float] | None = None) -> float:
+def accuracy(scores: Scores, truth: Sequence[str], bias: Mapping[str, float] | None = None) -> float:
     """:param bias: what batch calibration removes."""
     hits = 0
     for of, label in zip(scores, truth, strict=True):
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(FIVE))
     parser.add_argument("--part", choices=("development", "test"), default="development")
     parser.add_argument("--texts", type=int, default=TEXTS, help="of each part (default: %(default)s)")
-    parser.add_argument("--labelled", type=int, default=FEWEST_ROWS, help="(default: %(default)s)")
+    parser.add_argument("--labelled", type=int, default=FEWEST_LABELLED, help="(default: %(default)s)")
     parser.add_argument("--draws", type=int, default=20, help="of labelled rows (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default: all)")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")

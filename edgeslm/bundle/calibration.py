@@ -18,13 +18,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
 LEAST_PROBABILITY = 1e-12
 """Floor of probabilities, so that logarithms stay finite."""
+
+
+FEWEST_LABELLED = 10
+"""Fewest labelled messages that a label bias is fitted to."""
+MOST_LABELLED = 200
+"""Most of them: each is left out once, for each penalty."""
 
 
 class _Section(BaseModel):
@@ -69,6 +75,18 @@ class Calibration(_Section):
         if any(not 0 <= confidence <= 1 for confidence in self.confidences):
             return "a confidence must be from 0 to 1"
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledBias:
+    """Label bias of an untrained model, fitted to labelled messages: ``biases`` sum to 1; None if they don't
+    help. ``right`` is the number of ``rows`` with the right label without biases, and ``right_with`` with
+    biases that were fitted without the row."""
+
+    biases: Mapping[str, float] | None
+    rows: int
+    right: int
+    right_with: int
 
 
 @dataclass(frozen=True, slots=True)

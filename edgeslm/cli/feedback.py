@@ -19,6 +19,7 @@ from edgeslm.protocol.topic_filters import topic_name_fault
 from edgeslm.telemetry.log_lines import printable
 
 if TYPE_CHECKING:
+    from edgeslm.bundle.manifest import Bundle
     from edgeslm.config.loader import Config
     from edgeslm.storage.feedback_store import Row
     from edgeslm.tasks import Task
@@ -108,8 +109,9 @@ def _list(arguments: argparse.Namespace) -> int:
     """Prints the corrections that training uses, and how many wait for a decision."""
     if arguments.node is not None and arguments.config is None:
         told, rows, waiting = _fetch(arguments)
+        bias = None
     else:
-        told, rows, waiting = _read(arguments.config, arguments.task)
+        told, rows, waiting, bias = _read(arguments.config, arguments.task)
     if arguments.json:
         say("\n".join(json.dumps(one, ensure_ascii=False) for one in [{**told, "waiting": waiting}, *rows]))
     else:
@@ -118,6 +120,8 @@ def _list(arguments: argparse.Namespace) -> int:
             text = " ".join(row["text"].split())[:LONGEST]
             say(printable(f"{row.get('at', '')}  {answer_of(row)}  {text}{by}"))
         say(plural(len(rows), "correction"))
+    if bias is not None:
+        print_error(f"{arguments.task}: {bias}")
     for sender, count in waiting.items():
         print_error(
             f"{plural(count, 'correction')} by {sender_name(sender)} wait for a decision; "
@@ -136,8 +140,9 @@ def sender_name(by: object) -> str:
     return str(by) or "a sender without a name"
 
 
-def _read(file: Path | None, name: str) -> tuple[dict[str, Any], list[Row], Mapping[str, int]]:
-    """Description, rows and number of waiting rows by sender, from this device."""
+def _read(file: Path | None, name: str) -> tuple[dict[str, Any], list[Row], Mapping[str, int], str | None]:
+    """Description, rows, number of waiting rows by sender, and what the node's label bias says, from this
+    device."""
     from edgeslm.bundle.manifest import load_bundle
     from edgeslm.config.loader import load_config
     from edgeslm.node.feedback import describe_task, waiting
@@ -153,11 +158,23 @@ def _read(file: Path | None, name: str) -> tuple[dict[str, Any], list[Row], Mapp
     rows = FeedbackStore(config.state_dir).rows(name)
     described = describe_task(task, config.tasks[name])
     told = {"task": described, "node": config.node, "models": models, "takes_updates": True}
-    return told, [row for row in rows if is_used(row)], waiting(rows)
+    bias = _bias(config, name, bundles)
+    return told, [row for row in rows if is_used(row)], waiting(rows), bias
+
+
+def _bias(config: Config, name: str, bundles: Mapping[str, Bundle]) -> str | None:
+    """The label bias that the node has fitted to the corrections, in words; None if it has none."""
+    from edgeslm.serving.fitted_bias import FEEDBACK, bias_key, load_biases, told
+
+    section, found = config.tasks[name], load_biases(config).get(name)
+    models = [one for one in section.stages or (section.model,) if isinstance(one, str) and one in bundles]
+    if found is None or section.learned or section.calibration != FEEDBACK or len(models) != 1:
+        return None
+    return told(found.bias) if found.key == bias_key(section, bundles[models[0]].digest) else None
 
 
 def _fetch(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Row], Mapping[str, int]]:
-    """As :func:`_read`, from a running node.
+    """As :func:`_read` without the bias, from a running node.
 
     :raises EdgeslmError: the broker can't be used, or the node doesn't allow it.
     """

@@ -98,10 +98,10 @@ def _labels(value: Any) -> Mapping[str, str]:
 
 
 def _label_bias(value: Any) -> str | Mapping[str, float]:
-    if value in ("none", "contextual"):
+    if value in ("feedback", "none", "contextual"):
         return str(value)
     if not isinstance(value, dict) or not value:
-        raise ValueError("must be none, contextual, or what edgeslm-export calibrate prints")
+        raise ValueError("must be feedback, none, contextual, or what edgeslm-export calibrate prints")
     for label, share in value.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ValueError(f"the share of {label!r} must be a number above 0 and at most 1")
@@ -289,12 +289,12 @@ Labels = Annotated[
     ),
 ]
 LabelBias = Annotated[
-    Literal["none", "contextual"] | Mapping[str, float],
+    Literal["feedback", "none", "contextual"] | Mapping[str, float],
     PlainValidator(_label_bias),
     WithJsonSchema(
         {
             "anyOf": [
-                {"enum": ["none", "contextual"]},
+                {"enum": ["feedback", "none", "contextual"]},
                 {
                     "type": "object",
                     "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},

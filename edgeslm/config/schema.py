@@ -167,9 +167,9 @@ class Task(Section):
         "required learned field are",
     )
     calibration: LabelBias = Field(
-        default="none",
-        description="Removes an untrained decoder's label bias: `contextual`, or the shares that "
-        "`edgeslm-export calibrate` prints; for `classify`",
+        default="feedback",
+        description="Removes an untrained model's label bias: `feedback` as the node fits it to corrections, "
+        "`contextual`, or the shares that `edgeslm-export calibrate` prints; for `classify`",
     )
     max_error: float | None = Field(
         default=None,

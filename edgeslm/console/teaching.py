@@ -191,6 +191,7 @@ class Teaching:
                 **one.state(),
                 "is_used": head is not None and head.digest == one.report.get("digest"),
                 "is_taught": head is not None,
+                "bias": self._untaught.bias(one.task),
                 "is_on_trial": entry is not None and entry.tries is not None,
                 "can_go_back": entry is not None and entry.previous is not None,
             }

@@ -13,7 +13,9 @@ from typing import Final
 
 from edgeslm.console.taught_task import TaughtTask
 from edgeslm.messages import LEAST_PRIORITY, Request
+from edgeslm.serving.fitted_bias import told
 from edgeslm.serving.service import Service
+from edgeslm.tasks.classify import Classify
 from edgeslm.teaching.session import Row
 
 log = logging.getLogger("edgeslm.console")
@@ -39,6 +41,12 @@ class UntaughtModel:
     def is_at_work(self, task: str) -> bool:
         bindings = self._service.deployment.bindings.get(task, ())
         return bool(bindings) and bindings[0].task.is_untaught
+
+    def bias(self, task: str) -> str | None:
+        """What the label bias says that was fitted to the task's corrections; None if there is none."""
+        found = self._service.tasks.get(task)
+        fitted = found.fitted if isinstance(found, Classify) else None
+        return None if fitted is None else told(fitted)
 
     def is_wanted(self, one: TaughtTask) -> bool:
         """Whether a shown message could have a proposal. The guesses of a head are better."""

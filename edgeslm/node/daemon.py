@@ -36,6 +36,7 @@ from edgeslm.node.pipeline import Pipeline
 from edgeslm.node.pool_membership import Membership
 from edgeslm.protocol.codec import Topics, encode_state
 from edgeslm.protocol.delivery import Delivery, Subscription
+from edgeslm.serving.label_calibration import LabelCalibration
 from edgeslm.serving.model_pool import MakeProcess
 from edgeslm.serving.prepare import QUIET, QuietTimes
 from edgeslm.serving.service import Service
@@ -212,9 +213,8 @@ class Daemon:
 
     def _make_extensions(self) -> Iterator[Extension]:
         """The extensions that the configuration enables. Modules of disabled extensions aren't imported."""
-        config, presence = self.config, self._presence
-        yield WarmUp(self.service, presence, self._waits.quiet)
-        yield CpuQuota()
+        config, presence, service = self.config, self._presence, self.service
+        yield from (WarmUp(service, presence, self._waits.quiet), CpuQuota(), LabelCalibration(service))
         if config.control.allow:
             corrections = feedback_handlers(FeedbackStore(config.state_dir), self.service, config.node)
             handlers = {**self.admin.handlers, **handlers_of(self.updater, self._store), **corrections}

@@ -27,6 +27,7 @@ from edgeslm.errors import BundleError, ConfigError
 from edgeslm.hardware.board import usable_cores
 from edgeslm.serving.collections import Collections
 from edgeslm.serving.deployment import Deployment, StageBinding
+from edgeslm.serving.fitted_bias import bias_key, fitted_task, load_biases, use_bias
 from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.serving.remote import RemoteTarget
 from edgeslm.tasks import Task, make_task
@@ -237,7 +238,15 @@ class _Builder:
                     behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
                 bindings.append(self._bind_model(name, behind))
         self._check_stages(name, section, bindings)
+        self._use_bias(bindings)
         return tuple(bindings)
+
+    def _use_bias(self, bindings: Sequence[StageBinding]) -> None:
+        """Gives a task the label bias that was fitted to its corrections."""
+        task = fitted_task(bindings)
+        if task is not None and task.section.model is not None:
+            key = bias_key(task.section, self.bundles[task.section.model].digest)
+            use_bias(task, load_biases(self._config).get(task.name), key)
 
     def _check_stages(self, name: str, section: TaskSection, bindings: Sequence[StageBinding]) -> None:
         where = f"tasks.{name}.stages"

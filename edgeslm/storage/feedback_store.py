@@ -97,14 +97,18 @@ class FeedbackStore:
     def file(self, task: str) -> Path:
         return self._folder / f"{task}.jsonl"
 
-    def rows(self, task: str) -> list[Row]:
+    def rows(self, task: str, last_bytes: int | None = None) -> list[Row]:
         """The task's corrections, the oldest first; damaged rows are left out.
 
+        :param last_bytes: how much of the file's end is read; None: all of it.
         :raises FeedbackError: the file can't be read.
         """
         file = self.file(task)
         try:
-            lines = file.read_bytes().split(b"\n")
+            with file.open("rb") as stream:
+                start = 0 if last_bytes is None else max(0, stream.seek(0, os.SEEK_END) - last_bytes)
+                stream.seek(start)
+                lines = stream.read().split(b"\n")[1 if start else 0 :]
         except FileNotFoundError:
             return []
         except OSError as error:

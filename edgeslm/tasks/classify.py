@@ -7,11 +7,13 @@ labels.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
-from edgeslm.bundle.calibration import judge, without_bias
+from edgeslm.bundle.calibration import LabelledBias, judge, without_bias
 from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Output, Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
@@ -30,6 +32,32 @@ _AS_LABEL = "Answer with one label and nothing else."
 _AS_JSON = 'Answer with one label as JSON, and nothing else: {"label": "..."}'
 
 
+class LabelSample:
+    """A random sample of the messages that an untaught task labelled since the node's start: for each, a mark
+    of the text instead of the text, the probabilities without a label bias, and the label that was given
+    (reservoir sampling, Vitter, 1985). :param most: its size."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._chance = random.Random()
+        self._count = 0
+        self.kept: dict[bytes, tuple[tuple[float, ...], str]] = {}
+
+    def add(self, text: str, probabilities: tuple[float, ...], label: str) -> None:
+        mark = mark_of(text)
+        self._count += 1
+        if mark in self.kept or len(self.kept) < self._most:
+            self.kept[mark] = (probabilities, label)
+        elif self._chance.random() * self._count < self._most:
+            del self.kept[self._chance.choice(list(self.kept))]
+            self.kept[mark] = (probabilities, label)
+
+
+def mark_of(text: str) -> bytes:
+    """Tells whether two texts are the same, in 16 bytes."""
+    return blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+
+
 class Classify(Task):
     kind = "classify"
 
@@ -37,6 +65,10 @@ class Classify(Task):
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = threshold_of(self.name, self.section, self._calibration)
         """Confidence below which a result is ``abstained`` instead of ``ok``."""
+        self.fitted: LabelledBias | None = None
+        """The label bias that the node fitted to corrections, for ``calibration: feedback``."""
+        self.seen: LabelSample | None = None
+        """What the node's calibration needs of the messages that are labelled."""
         self._biases: dict[tuple[tuple[str, str], ...], tuple[float, ...]] = {}
 
     def check(self, request: Request) -> None:
@@ -50,13 +82,17 @@ class Classify(Task):
             labels = self.learned.labels
             head = ClassifyCall(message, str(self.bundle.path), self.section.overflow, self.bundle.digest)
             output = await ask(head)
+            plain = output.probabilities
         else:
             meanings = self._meanings(request)
             labels = tuple(meanings)
             output = await self.score(request, meanings, message, ask)
+            plain = output.probabilities
             if self.learned is None and (biases := await self._biases_of(request, meanings, ask)):
                 output = replace(output, probabilities=without_bias(output.probabilities, biases))
         verdict = judge(output.probabilities, self._calibration)
+        if self.seen is not None and "labels" not in request.options and verdict.confidence >= self.threshold:
+            self.seen.add(message, plain, labels[verdict.best])
         result = {
             "label": labels[verdict.best],
             "confidence": verdict.confidence,
@@ -100,10 +136,12 @@ class Classify(Task):
         self, request: Request, meanings: dict[str, str], ask: Ask
     ) -> tuple[float, ...] | None:
         """The label biases that the task's ``calibration`` removes; None to remove none. Biases that were
-        measured in advance don't apply to labels that a request brings."""
+        measured or fitted don't apply to labels that a request brings."""
         calibration = self.section.calibration
         if calibration == "contextual":
             return await self._bias(request, meanings, ask)
+        if calibration == "feedback" and self.fitted is not None:
+            calibration = self.fitted.biases or "none"
         if isinstance(calibration, str) or "labels" in request.options:
             return None
         return tuple(calibration[label] for label in meanings)

@@ -1,17 +1,13 @@
-"""Label bias of an untrained model from a few labelled messages, kept only where it helps.
+"""Label bias of an untrained model from a few labelled messages, as a node fits it to corrections.
 
-The bias of each label maximizes the likelihood of the labels with an L2 penalty on its logarithm. The
-penalty, and whether there is a bias at all, is chosen by leaving out one message at a time: see ``_helps``.
 Nodes divide by the biases, as by those of ``label_bias``.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 from edgeslm_export.data.rows import LabelledRow
 from edgeslm_export.evaluate.report_card import examine_bundle
@@ -19,33 +15,10 @@ from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.train.label_bias import check_untaught
 
-from edgeslm.bundle.calibration import LEAST_PROBABILITY
+from edgeslm.bundle.calibration import FEWEST_LABELLED, MOST_LABELLED, LabelledBias
 from edgeslm.config.loader import Task as TaskSection
+from edgeslm.engine.worker.label_bias import fit_bias
 from edgeslm.errors import ExportError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-
-FEWEST_ROWS: Final = 10
-MOST_ROWS: Final = 200
-"""More rows are sampled: each is left out once, for each penalty."""
-PENALTIES: Final = (0.3, 1.0, 3.0, 10.0)
-_NEWTON_STEPS: Final = 12
-_DIGITS: Final = 6
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledBias:
-    """The biases, which sum to 1; None if they don't help. ``right`` is the number of ``rows`` with the right
-    label without biases, and ``right_with`` with biases that were fitted without the row."""
-
-    biases: dict[str, float] | None
-    rows: int
-    right: int
-    right_with: int
 
 
 def measure_labelled_bias(
@@ -64,84 +37,13 @@ def measure_labelled_bias(
     if section.kind != "classify" or not section.labels:
         raise ExportError(f"The task {name} must be of kind classify and list its labels.")
     check_untaught(bundle)
-    if len(rows) < FEWEST_ROWS:
-        raise ExportError(f"{len(rows)} labelled rows are too few; at least {FEWEST_ROWS} are needed.")
-    if len(rows) > MOST_ROWS:
-        rows = random.Random(0).sample(list(rows), MOST_ROWS)
+    if len(rows) < FEWEST_LABELLED:
+        raise ExportError(f"{len(rows)} labelled rows are too few; at least {FEWEST_LABELLED} are needed.")
+    if len(rows) > MOST_LABELLED:
+        rows = random.Random(0).sample(list(rows), MOST_LABELLED)
     exam = Exam(name, section.model_copy(update={"calibration": "none"}), rows, with_answers=True)
     report = examine_bundle(bundle, exam, on_progress=on_progress, debug=debug)
     pairs = [
         (answer["scores"], row.label) for answer, row in zip(report["answers"], rows, strict=True) if answer
     ]
     return fit_bias([scores for scores, _ in pairs], [label for _, label in pairs], tuple(section.labels))
-
-
-def fit_bias(
-    scores: Sequence[Mapping[str, float]], truth: Sequence[str], labels: Sequence[str]
-) -> LabelledBias:
-    """:param scores: label probabilities of each message. :param truth: the right label of each."""
-    import numpy as np
-
-    logits = np.log(np.maximum([[of[label] for label in labels] for of in scores], LEAST_PROBABILITY))
-    wanted = np.array([labels.index(label) for label in truth])
-    before, was = _likelihoods(logits, wanted), logits.argmax(axis=1) == wanted
-    tried = []
-    for penalty in PENALTIES:
-        held = np.empty_like(logits)
-        for row in range(len(logits)):
-            others = np.arange(len(logits)) != row
-            held[row] = logits[row] + _fitted(logits[others], wanted[others], penalty)
-        tried.append((_likelihoods(held, wanted), penalty, held.argmax(axis=1) == wanted))
-    likelihoods, penalty, now = max(tried, key=lambda one: float(one[0].mean()))
-    right, hits = int(was.sum()), int(now.sum())
-    if not _helps(likelihoods - before, int((now & ~was).sum()), int((was & ~now).sum())):
-        return LabelledBias(None, len(logits), right, right)
-    bias = np.exp(-_fitted(logits, wanted, penalty))
-    rounded = [max(round(float(of), _DIGITS), LEAST_PROBABILITY) for of in bias / bias.sum()]
-    return LabelledBias(dict(zip(labels, rounded, strict=True)), len(logits), right, hits)
-
-
-def _helps(gains: Floats, won: int, lost: int) -> bool:
-    """Whether a bias helps on rows left out, and not only by chance.
-
-    :param gains: growth of each row's log-likelihood.
-    :param won: number of rows that the bias puts right; ``lost``: of those that it makes wrong.
-    :return: whether the mean gain is above its standard error and McNemar's statistic at its 95 % bound, or
-        the gain above twice its standard error and three more rows are right. Without this, a fifth of the
-        draws of ten rows lost points on a set that no bias helps (benchmarks/LOG.md).
-    """
-    gain, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gains) ** 0.5
-    is_significant = won > lost and (won - lost) ** 2 >= 4 * (won + lost)
-    return (gain > error and is_significant) or (gain > 2 * error and won - lost >= 3)
-
-
-def _fitted(logits: Floats, wanted: npt.NDArray[np.int64], penalty: float) -> Floats:
-    """Offsets [labels] that are added to logits [rows, labels], by Newton's method."""
-    import numpy as np
-
-    count = logits.shape[1]
-    offsets = np.zeros(count)
-    hits = np.bincount(wanted, minlength=count)
-    for _ in range(_NEWTON_STEPS):
-        shares = _softmax(logits + offsets)
-        slope = hits - shares.sum(axis=0) - penalty * offsets
-        bend = np.diag(shares.sum(axis=0) + penalty) - shares.T @ shares
-        offsets = offsets + np.clip(
-            np.linalg.solve(bend, slope), -1, 1
-        )  # far from the end, a step is too long
-    return offsets
-
-
-def _softmax(logits: Floats) -> Floats:
-    import numpy as np
-
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exp / exp.sum(axis=1, keepdims=True))
-
-
-def _likelihoods(logits: Floats, wanted: npt.NDArray[np.int64]) -> Floats:
-    """Log-likelihood of each row's label."""
-    import numpy as np
-
-    shares = _softmax(logits)[np.arange(len(wanted)), wanted]
-    return np.asarray(np.log(np.maximum(shares, LEAST_PROBABILITY)))

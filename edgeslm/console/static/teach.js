@@ -230,6 +230,7 @@ export class Teach {
         if (compared.accuracy) words.push(`The head that was at work had ${Math.round(100 * compared.accuracy)} of 100 when it was trained: on other messages, so the two figures can't be compared.`);
       } else if (compared) words.push(`The untrained model that was at work: right on ${compared.right} of ${compared.asked} of these.`);
     }
+    if (state.bias) words.push(`The untaught model has a ${state.bias}.`);
     const which = state.is_used ? "The taught head" : state.is_taught ? "Another head" : "No head";
     words.push(`${which} is at work${state.is_on_trial ? ", on trial: if requests fail, the node goes back by itself." : "."}`);
     put($("teach-said"), ...words.map((said) => el("span", {}, said)));

@@ -55,7 +55,7 @@ from tests.support.config_texts import SMALL, problems, with_task
         ({"kind": "classify", "model": "small", "labels": "a, b"}, "labels: must be a mapping"),
         (
             {"kind": "classify", "model": "small", "labels": ["a", "b"], "calibration": "batch"},
-            "calibration: must be none, contextual, or what edgeslm-export calibrate prints",
+            "calibration: must be feedback, none, contextual, or what edgeslm-export calibrate prints",
         ),
         (
             {"kind": "classify", "model": "small", "labels": ["a", "b"], "calibration": {"a": 0.5, "b": 0}},

@@ -135,6 +135,7 @@ EXPORT_MEASURES = {
     "train/sft_rows.py": {"engine", "tasks", "messages"},
     "train/decoder_methods.py": {"tasks"},
     "train/encoder_methods.py": {"engine"},
+    "train/labelled_bias.py": {"engine"},
     "train/reader.py": {"engine", "knowledge", "tasks"},
     "train/retriever.py": {"tasks"},
     "bundle/add_knowledge.py": {"knowledge"},

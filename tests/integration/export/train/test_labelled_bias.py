@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from edgeslm_export.cli import main
 from edgeslm_export.train.distill import Teacher
-from edgeslm_export.train.labelled_bias import fit_bias
 
 from edgeslm.bundle.calibration import without_bias
+from edgeslm.engine.worker.label_bias import fit_bias
 from tests.support.export.fake_teachers import Answered, number_of, said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,14 @@ from edgeslm_export.evaluate.report_card import load_encoder
 from edgeslm_export.models.zero_shot import export_zero_shot, read_zero_shot
 from edgeslm_export.sources.checkpoint import examine_local
 
+from edgeslm.config.loader import load_config
 from edgeslm.engine.calls import FindSpans, LabelText
-from tests.support.apps import App
+from edgeslm.messages import Request
+from edgeslm.serving.label_calibration import LabelCalibration
+from edgeslm.serving.service import Service
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
+from edgeslm.tasks.classify import Classify
+from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto
 from tests.support.export import tiny_zero_shot
 from tests.support.nodes import BASE, NodeProcess
@@ -168,3 +175,63 @@ def test_what_doesnt_fit_is_refused_and_the_node_goes_on(app: App) -> None:
     app.publish(f"{BASE}/req/gliner", {"input": "pump " * 60, "id": "3"})
     assert app.take(f"{BASE}/res/gliner").code == "too_long"
     assert ask(app, "gliner")["status"] in ("ok", "abstained")
+
+
+@pytest.mark.parametrize("kind", ["gliclass", "nli"])
+def test_corrections_calibrate_a_task(
+    bundles: dict[str, Path], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights lean to one label; corrections of most messages put that right."""
+    monkeypatch.setattr("edgeslm.serving.label_calibration.LOOK_S", 0.05)
+    made = {
+        "node": "hall",
+        "broker": {"url": "mqtt://localhost"},
+        "models": {kind: {"bundle": str(bundles[kind])}},
+        "tasks": {"mood": {"kind": "classify", "model": kind, "labels": LABELS}},
+        "prepare": "never",
+        "state_dir": str(tmp_path / "state"),
+    }
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps(made))
+    config = load_config(file)
+
+    async def label(service: Service, text: str = TEXT) -> str:
+        result = await service.submit(Request("mood", text, "1", ""))
+        return str(result.unwrap()["label"])
+
+    async def calibrate() -> tuple[str, str]:
+        service = Service(config)
+        await service.start()
+        extension = LabelCalibration(service)
+        try:
+            before = await label(service)
+            other = next(name for name in LABELS if name != before)
+            task = service.tasks["mood"]
+            assert isinstance(task, Classify)
+            await extension.start()
+            async with asyncio.timeout(WAIT_S):
+                while task.seen is None:
+                    await asyncio.sleep(0.05)
+            texts = [f"{TEXT}, note {number}" for number in range(36)]
+            assert [await label(service, text) for text in texts] == [before] * 36
+            for text in texts[:34]:
+                FeedbackStore(config.state_dir).keep(Correction("mood", text, other))
+            async with asyncio.timeout(WAIT_S):
+                while task.fitted is None:
+                    await asyncio.sleep(0.05)
+            assert await label(service) == other
+        finally:
+            await extension.stop()
+            await service.stop()
+        return before, other
+
+    async def again() -> str:
+        service = Service(config)
+        await service.start()
+        try:
+            return await label(service)
+        finally:
+            await service.stop()
+
+    _, other = asyncio.run(calibrate())
+    assert asyncio.run(again()) == other, "after a restart, too"
