@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 
 from edgeslm.engine.calls import Prompt, Text, Tool, ToolCall, Turn
 from edgeslm.engine.worker.overflow import fit
+from edgeslm.engine.worker.placeholders import HOLE, HOLES, Arguments, Holes, JsonObject, to_json
 from edgeslm.engine.worker.tool_format import HERMES, ToolFormat, find_format
 from edgeslm.errors import BundleError, InvalidRequest, TooLong
 from edgeslm.messages import Truncated
@@ -37,9 +38,6 @@ PIECE: Final = 64
 """Number of tokens of a long message that one step computes, so that the call can be cancelled between steps;
 fast machines use larger steps."""
 
-_HOLE = "\ue000{}\ue001"
-"""Placeholder for a text, made of private-use characters, which no template contains."""
-_HOLES = re.compile("\ue000(\\d+)\ue001")
 _SHOW_TOOLS = (
     "You may call functions. Each line within <tools></tools> has the JSON of one function.\n<tools>\n",
     "\n</tools>\nTo call functions, write a JSON object for each call within <tool_call></tool_call>:\n"
@@ -79,47 +77,6 @@ _CALL_ID = "call{:05}"
 """Nine letters and digits, as Mistral's templates want an id."""
 
 
-class _Holes:
-    """The untrusted texts of a prompt, each with a placeholder. ``once`` are the numbers of the texts that a
-    template must show once."""
-
-    def __init__(self) -> None:
-        self.texts: list[Text] = []
-        self.once: list[int] = []
-
-    def add(self, text: Text) -> str:
-        self.texts.append(text)
-        return _HOLE.format(len(self.texts) - 1)
-
-
-class _Json(dict[str, Any]):
-    """A JSON object that a template shows: ``tojson`` writes it as one placeholder. Its texts are
-    placeholders too, but for those of ``plain``."""
-
-    def __init__(self, real: Mapping[str, Any], holes: _Holes, **plain: Any) -> None:
-        super().__init__({name: _shown(value, holes) for name, value in real.items()} | plain)
-        self._real, self._holes = real, holes
-
-    def placeholder(self, **settings: Any) -> str:
-        return self._holes.add(Text(json.dumps(self._real, ensure_ascii=False, **settings)))
-
-
-def _shown(value: Any, holes: _Holes) -> Any:
-    if isinstance(value, dict):
-        return _Json(value, holes)
-    if isinstance(value, list):
-        return [_shown(item, holes) for item in value]
-    return holes.add(Text(value)) if isinstance(value, str) else value
-
-
-def _to_json(value: Any, **settings: Any) -> str:
-    if isinstance(value, _Json):
-        return value.placeholder(**settings)
-    if isinstance(value, list) and any(isinstance(item, _Json) for item in value):
-        return f"[{', '.join(_to_json(item, **settings) for item in value)}]"
-    return json.dumps(value, ensure_ascii=False, **settings)
-
-
 class _Generation(jinja2.ext.Extension):
     """Jinja2 tag ``{% generation %}``, which marks the assistant's text for training; its body is rendered
     unchanged."""
@@ -140,7 +97,7 @@ def _compile(template: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
     )
-    environment.filters["tojson"] = _to_json
+    environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return environment.from_string(template)
@@ -260,7 +217,7 @@ class ChatTokenizer:
         :raises TooLong: the prompt doesn't fit, even with the truncation that its ``overflow`` allows.
         :raises InvalidRequest: the model's chat template refuses the messages.
         """
-        holes = _Holes()
+        holes = Holes()
         turns, tools = prompt.turns, [_tool(tool, holes) for tool in prompt.tools]
         if not self.shows_tools:
             turns, tools = _flatten(turns, prompt.tools), []
@@ -269,7 +226,7 @@ class ChatTokenizer:
             rendered = self.render(messages, tools)
         except Exception as error:  # jinja2.TemplateError, or what the template's own operations raise
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from None
-        pieces, texts = _HOLES.split(rendered), holes.texts
+        pieces, texts = HOLES.split(rendered), holes.texts
         shown = Counter(map(int, pieces[1::2]))
         if any(shown[number] != 1 for number in holes.once):
             raise InvalidRequest("the model's chat template doesn't show each of these messages once")
@@ -303,10 +260,11 @@ class ChatTokenizer:
         self.tokenizer.encode_special_tokens = False
         return tuple(self.tokenizer.encode(piece, add_special_tokens=False).ids)
 
-    def _messages(self, turns: Sequence[Turn], holes: _Holes) -> list[dict[str, Any]]:
+    def _messages(self, turns: Sequence[Turn], holes: Holes) -> list[dict[str, Any]]:
         """The chat as templates take it. Calls have numbers as their ids, and results the ids of the calls in
-        the order of the chat."""
+        the order of the chat, with the names of the called functions."""
         messages: list[dict[str, Any]] = []
+        names = [call.name for turn in turns for call in turn.calls]
         made = told = 0
         for turn in turns:
             message: dict[str, Any] = {"role": turn.role, "content": _fill(turn.parts, holes)}
@@ -316,14 +274,16 @@ class ChatTokenizer:
                 made += len(turn.calls)
             if turn.role == "tool":
                 message["tool_call_id"] = _CALL_ID.format(told)
+                if told < len(names):
+                    message["name"] = holes.add(Text(names[told]))
                 told += 1
             messages.append(message)
         return messages
 
-    def _call(self, call: ToolCall, number: int, holes: _Holes) -> dict[str, Any]:
+    def _call(self, call: ToolCall, number: int, holes: Holes) -> dict[str, Any]:
         arguments: Any = holes.add(Text(call.arguments))
         if not self._writes_arguments:
-            arguments = _Json(json.loads(call.arguments), holes)
+            arguments = Arguments(json.loads(call.arguments), holes)
         function = {"name": holes.add(Text(call.name)), "arguments": arguments}
         return {"id": _CALL_ID.format(number), "type": "function", "function": function}
 
@@ -339,12 +299,12 @@ class ChatTokenizer:
 
     def _can_show_tools(self) -> bool:
         """Whether the template shows a tool in placeholders alone, but for its name."""
-        holes = _Holes()
+        holes = Holes()
         try:
             shown = self.render([{"role": "user", "content": "Hi"}], [_tool(_PROBE_TOOL, holes)])
         except Exception:  # as in encode
             return False
-        pieces = _HOLES.split(shown)
+        pieces = HOLES.split(shown)
         inside = "".join(holes.texts[int(number)].value for number in pieces[1::2])
         outside = "".join(pieces[::2])
         is_whole = all(word in inside + outside for word in ("probe_tool", "probe_text", "probe_name"))
@@ -361,9 +321,9 @@ class ChatTokenizer:
     def _renders_system_role(self) -> bool:
         """Whether the chat template renders a system message. Some templates (Gemma-2) refuse system
         messages, and some old templates ignore them."""
-        probe = [{"role": "system", "content": _HOLE.format(0)}, {"role": "user", "content": _HOLE.format(1)}]
+        probe = [{"role": "system", "content": HOLE.format(0)}, {"role": "user", "content": HOLE.format(1)}]
         try:
-            return _HOLE.format(0) in self.render(probe)
+            return HOLE.format(0) in self.render(probe)
         except Exception:  # as in encode
             return False
 
@@ -374,11 +334,11 @@ class ChatTokenizer:
         return (first, *turns[2:])
 
 
-def _fill(parts: Sequence[str | Text], holes: _Holes) -> str:
+def _fill(parts: Sequence[str | Text], holes: Holes) -> str:
     """The content of a chat message, with a placeholder for each untrusted text."""
     content = []
     for part in parts:
-        if isinstance(part, Text) or _HOLES.search(part):
+        if isinstance(part, Text) or HOLES.search(part):
             holes.once.append(len(holes.texts))
             content.append(holes.add(part if isinstance(part, Text) else Text(part)))
         else:
@@ -386,11 +346,11 @@ def _fill(parts: Sequence[str | Text], holes: _Holes) -> str:
     return "".join(content)
 
 
-def _tool(tool: Tool, holes: _Holes) -> _Json:
+def _tool(tool: Tool, holes: Holes) -> JsonObject:
     """A tool, as templates take it."""
     function = json.loads(tool.shown)
-    inner = _Json(function, holes, name=tool.name)
-    return _Json({"type": "function", "function": function}, holes, type="function", function=inner)
+    inner = JsonObject(function, holes, name=tool.name)
+    return JsonObject({"type": "function", "function": function}, holes, type="function", function=inner)
 
 
 def _flatten(turns: Sequence[Turn], tools: Sequence[Tool]) -> tuple[Turn, ...]:

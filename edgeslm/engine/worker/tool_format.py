@@ -1,8 +1,9 @@
 """Tool calls in the format of a chat template: how the model writes them, as a grammar, and how to read them.
 
 The format is found by rendering the template with known calls and comparing the results, as llama.cpp does
-(``common/chat-auto-parser``). A template that shows no tools, or writes calls otherwise than as a name and a
-JSON object, gets the format of Hermes and Qwen, ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``.
+(``common/chat-auto-parser``). Arguments are a JSON object, or in the notation of FunctionGemma and Gemma 4
+(``bare_arguments``). A template that shows no tools, or writes calls otherwise, gets the format of Hermes and
+Qwen, ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from edgeslm.engine.calls import CallRule, Generate, Guide, Tool, ToolCall
+from edgeslm.engine.worker.bare_arguments import Reader, SchemaRules
 
 _FIRST, _SECOND = "probe_first", "probe_second"
 _ARGUMENT: Final = "probe_value"
 _ARGUMENTS: Final = re.compile(r'\{\s*"probe_key":\s*"probe_value"\s*\}')
+_BARE_ARGUMENTS: Final = re.compile(r"\{probe_key:(.+?)probe_value\1\}", re.DOTALL)
 _THINKS: Final = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _NO_CALL_STARTS: Final = r"\s*[{\[`<]"
 """How an answer in words can't begin: models that aren't sure of the format write a call as bare JSON or in a
@@ -30,12 +34,19 @@ Render = Callable[..., str]
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
     """``begin``, name, ``between``, arguments, ``end``; another call follows after ``joint`` instead of
-    ``end``. Without ``joint``, an answer has one call."""
+    ``end``. Without ``joint``, an answer has one call.
+
+    With ``quote``, the word before and after a text, the arguments are in the notation of
+    ``bare_arguments``; their opening brace belongs to ``between``, and their closing brace to ``end``.
+    ``sorts`` says whether their names are in alphabetical order.
+    """
 
     begin: str
     between: str
     end: str
     joint: str | None
+    quote: str | None = None
+    sorts: bool = False
 
     @property
     def mark(self) -> str:
@@ -100,6 +111,10 @@ def find_format(render: Render, call: Callable[[str, str, int], Message]) -> Too
             return None
         begin, _, rest = one.partition(_FIRST)
         found = _ARGUMENTS.search(rest)
+        if found is None and (bare := _BARE_ARGUMENTS.match(rest)) is not None:
+            sorts = said(content="", tool_calls=[call(_FIRST, '{"probe_b": 1, "probe_a": 2}', 0)])
+            two = said(content="", tool_calls=[first, second])
+            return _bare_format(begin, bare, two, sorts)
         if not rest or found is None or not rest.endswith(tail):
             return None
         between, end = rest[: found.start()], rest[found.end() :].removesuffix(tail)
@@ -115,6 +130,21 @@ def find_format(render: Render, call: Callable[[str, str, int], Message]) -> Too
         return form
     whole = f"{begin}{_FIRST}{between}{found[0]}{joint}{_SECOND}{between}{found[0]}"
     return ToolFormat(begin, between, end, joint) if joint and whole in two else form
+
+
+def _bare_format(begin: str, found: re.Match[str], two: str, sorts: str) -> ToolFormat | None:
+    """The format of a template with bare arguments. What ends a call is before a second one: after a last
+    call, the template may begin the function's response.
+
+    :param two: two calls, as the template writes them. :param sorts: a call with two arguments.
+    """
+    joint = two.partition(found[0])[2].partition(_SECOND)[0]
+    if not begin.strip() or not joint.endswith(begin):
+        return None
+    end, is_sorted = f"}}{joint.removesuffix(begin)}", "probe_a:2,probe_b:1" in sorts
+    if not is_sorted and "probe_b:1,probe_a:2" not in sorts:
+        return None
+    return ToolFormat(begin, "{", end, f"}}{joint}", found[1], is_sorted)
 
 
 class Answer(NamedTuple):
@@ -151,7 +181,12 @@ def grammar_of(
     lines = [f"one: {' | '.join(f'one_{number}' for number, _ in names)}"]
     for number, tool in names:
         head = _literal(f"{tool.name}{form.between}", special)
-        lines.append(f"one_{number}: {head} %json {_spaced(tool.schema)}")
+        if form.quote is None:
+            lines.append(f"one_{number}: {head} %json {_spaced(tool.schema)}")
+        else:
+            write = partial(_literal, special=special)
+            rules = SchemaRules(f"arg_{number}", tool.name, form.quote, write, sorts=form.sorts)
+            lines += [f"one_{number}: {head} {rules.members(json.loads(tool.schema))}", *rules.lines]
     lines.append(f"calls: {_calls(form, rule, special)}")
     if rule.or_text and text is None and form.bare is not None:
         lines[-1] += f" | {_calls(form.bare, rule, special)}"
@@ -210,11 +245,23 @@ def read_answer(call: Generate, form: ToolFormat, text: str) -> Answer:
         if not any(f"{one}{form.between}".startswith(name + between) for one in call.calls.names):
             return Answer(text)
         try:
-            _, end = json.JSONDecoder().raw_decode(rest)
+            arguments, end = _read_arguments(rest, form.quote)
         except ValueError:
             return Answer(words, tuple(calls), True)
-        calls.append(ToolCall(name, rest[:end]))
+        calls.append(ToolCall(name, arguments))
         rest = rest[end:]
         if form.joint is None or not rest.startswith(form.joint):
             return Answer(words, tuple(calls), not rest.startswith(form.end))
         rest = rest.removeprefix(form.joint)
+
+
+def _read_arguments(text: str, quote: str | None) -> tuple[str, int]:
+    """The arguments at the beginning of a text as JSON, and where the end of the call follows.
+
+    :raises ValueError: they are cut off.
+    """
+    if quote is None:
+        _, end = json.JSONDecoder().raw_decode(text)
+        return text[:end], end
+    reader = Reader(text, quote)
+    return json.dumps(reader.members(), ensure_ascii=False), reader.at - 1  # the brace belongs to the end

@@ -68,3 +68,41 @@ def test_a_format_that_begins_with_a_special_token(decoder: Decoder, monkeypatch
     assert next(call.name for call in output.calls) in NAMES
     words = decoder.generate(asked("Say hello", CallRule(NAMES)))
     assert words.text or words.calls
+
+
+BARE = {
+    "type": "object",
+    "properties": {
+        "room": {"type": "string", "minLength": 1, "maxLength": 12},
+        "device": {"enum": ["lamp", "fan"]},
+        "level": {"type": "integer", "minimum": 0, "maximum": 100},
+        "note": {"type": "string", "maxLength": 8},
+        "times": {"type": "array", "items": {"type": "number"}, "maxItems": 3},
+        "where": {"type": "object", "properties": {"floor": {"type": ["integer", "null"]}}},
+        "on": {"anyOf": [{"type": "boolean"}, {"type": "string", "maxLength": 3}]},
+    },
+    "required": ["device", "times"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("quote", ["<escape>", "<|im_start|>"], ids=["plain", "special token"])
+@pytest.mark.parametrize("seed", range(6))
+def test_bare_arguments_are_valid_whatever_the_model_prefers(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, seed: int, quote: str
+) -> None:
+    """The notation of FunctionGemma, written by a model that doesn't know it."""
+    joint = "}<end_function_call><start_function_call>call:"
+    form = ToolFormat("<start_function_call>call:", "{", "}<end_function_call>", joint, quote, sorts=seed > 2)
+    monkeypatch.setattr(decoder._chat, "tool_format", form)
+    tools = (Tool("turn_on", json.dumps({"name": "turn_on"}), json.dumps(BARE)), TOOLS[1])
+    prompt = Prompt((Turn("user", (Text("Turn on the lamp and tell the weather", cut=True),)),), tools=tools)
+    rule = CallRule(NAMES, most=2, or_text=False)
+    call = Generate(prompt, 160, Sampling(temperature=1.5, seed=seed), calls=rule)
+    output = decoder.generate(call)
+    assert output.text == "" and (output.calls or output.finish_reason == "length")
+    schemas = {"turn_on": BARE, "weather": json.loads(TOOLS[1].schema)}
+    for made in output.calls:
+        jsonschema.validate(json.loads(made.arguments), schemas[made.name])
+    if output.finish_reason == "stop":
+        assert output.calls
