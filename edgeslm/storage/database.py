@@ -352,8 +352,8 @@ class Database:
                 )
 
     def _check_mark(self, db: sqlite3.Connection) -> bool:
-        """Whether the file has the encrypted text ``MARK``, which shows whether the key is right. :raises
-        JournalError: the key is missing or wrong."""
+        """Whether the file has the text ``MARK``, encrypted with the key. :raises JournalError: the key is
+        missing or wrong."""
         has_marks = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
         row = db.execute("SELECT CAST(sealed AS BLOB) FROM mark").fetchone() if has_marks else None
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
@@ -364,14 +364,15 @@ class Database:
             )
         if is_sealed and self._seal is not None:
             # Damage may have changed or destroyed the mark; then the texts tell whether the key fits.
-            is_right = row is not None and fits_key(self._seal, row[0], MARK)
-            texts = [] if is_right else list(sealed_texts(db))
-            if not is_right and (row or texts) and not any(fits_key(self._seal, *text) for text in texts):
+            if row is not None and fits_key(self._seal, row[0], MARK):
+                return True
+            texts = list(sealed_texts(db))
+            if (row or texts) and not any(fits_key(self._seal, *text) for text in texts):
                 raise JournalError(
                     f"The journal {self.file} was encrypted with another key: bring that one back. "
                     f"{or_remove}"
                 )
-        return row is not None
+        return False
 
     def mend(self, error: sqlite3.Error | UnicodeDecodeError) -> bool:
         """Rebuilds the file if ``error`` means damage. :return: whether it was rebuilt."""

@@ -11,8 +11,10 @@ from edgeslm.storage.schema import MARK, SEALED, SEALED_FORMAT, place_of
 
 
 def seal_all(db: sqlite3.Connection, seal: Seal) -> None:
-    """Encrypts all texts of an unencrypted journal, in one transaction. :raises sqlite3.Error: the file can't
-    be written."""
+    """Encrypts all texts of an unencrypted journal and writes the mark of the key, in one transaction.
+
+    :raises sqlite3.Error: the file can't be written.
+    """
     # A damaged file may have lost its mark; its texts are encrypted already.
     was_sealed = db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
     db.execute("PRAGMA synchronous = FULL")
@@ -32,6 +34,7 @@ def seal_all(db: sqlite3.Connection, seal: Seal) -> None:
             values = seal.close(text, place_of(table, row[place])), number
             db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", values)
             write_checksum(db, table, number, crc)
+    db.execute("DELETE FROM mark")  # a damaged one
     db.execute("INSERT INTO mark VALUES (?)", (seal.close(MARK, MARK),))
     db.execute(f"PRAGMA user_version = {SEALED_FORMAT}")
     db.execute("COMMIT")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.errors import JournalError
@@ -36,8 +36,6 @@ class Gathered:
     """Deduplication key; None if the broker never redelivers the message. For a redelivery, ``is_again`` is
     true."""
     is_again: bool = False
-    row: int = field(default=0, compare=False)
-    """Its row number, once it is stored."""
 
     @property
     def size(self) -> int:
@@ -155,7 +153,7 @@ class Windows:
             row = dict(zip(("route", "topic"), window, strict=True))
             text = self._text(number, {**row, "name": name, "text": kept, "received": received})
             if text is not None:
-                found.append(Gathered(window, name, text, received, row=number))
+                found.append(Gathered(window, name, text, received))
         return found
 
     def forget(self, window: WindowName, batch: int, in_flight: Iterable[bytes] = ()) -> None:
@@ -178,11 +176,6 @@ class Windows:
                 done = [(id,) for id, key in earlier if key not in unfinished]
                 db.executemany("DELETE FROM windows WHERE id = ?", done)
             db.execute(f"UPDATE windows SET text = NULL, name = '' {where} batch = ?", (*window, batch))
-
-    def last_row(self) -> int:
-        """The highest row number of any message so far."""
-        row = self._database.read("SELECT seq FROM sqlite_sequence WHERE name = 'windows'")
-        return int(row[0]) if row else 0
 
     def forget_route(self, route: str) -> None:
         """Removes all windows of a route. :raises JournalError: the file can't be written."""

@@ -36,6 +36,9 @@ WORDS = 3
 """Minimum number of words of a text in a JSON payload that a digest reads without a template."""
 LONGEST_ID = 256
 """Maximum number of characters of a message's own id; the rest is cut off."""
+MOST_NOTED = 100_000
+"""Maximum number of redacted messages in windows that a route knows, which take 6 MB; others are redacted
+again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class RouteReader:
         self._last: OrderedDict[str, bytes] = OrderedDict()
         self.counts: Counter[str] = Counter()
         """Number of messages that were read (``read``) or skipped, by reason."""
+        self._redacted: set[int] = set()
 
     def matches(self, topic: str) -> bool:
         return matches(self.route.source, topic)
@@ -107,6 +111,17 @@ class RouteReader:
             return self._count(self._work(read_scope(topic, text), text))
         except TemplateError as error:
             return self._count(Skip("template", str(error)))
+
+    def note_redacted(self, id: str, text: str) -> None:
+        """Notes a message that goes into a window redacted. ``id`` is empty if the node makes it."""
+        if len(self._redacted) < MOST_NOTED:
+            self._redacted.add(_hash(id, text))
+
+    def take_redacted(self, id: str, text: str) -> bool:
+        """Whether a message of a window was noted as redacted; its note is removed."""
+        is_known = (key := _hash(id, text)) in self._redacted
+        self._redacted.discard(key)
+        return is_known
 
     def _count(self, found: RouteWork | Skip) -> RouteWork | Skip:
         self.counts[found.reason if isinstance(found, Skip) else "read"] += 1
@@ -175,6 +190,11 @@ class RouteReader:
         if len(self._last) > REMEMBERED_TOPICS:
             self._last.popitem(last=False)
         return not same
+
+
+def _hash(id: str, text: str) -> int:
+    """The same for a text with lone surrogates and for what a window keeps of it."""
+    return hash((id.encode("utf-8", "replace"), text.encode("utf-8", "replace")))
 
 
 def _id_of(payload: Any) -> str | None:

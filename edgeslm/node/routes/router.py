@@ -6,10 +6,9 @@ import asyncio
 import json
 import logging
 import secrets
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,10 +57,6 @@ class Router:
         self._base = Topics(config.node, config.prefix).base
         self._routes = [RouteReader(route, self._base) for route in config.routes]
         self._answers = RouteAnswers(self._routes, backend, journal)
-        self._redacted_after: dict[str, int] = {}
-        """Route -> row number of the last message in windows that may be unredacted, since it came before the
-        route had its present settings."""
-        self._store = windows
         self._aggregator = WindowAggregator(
             windows, self._windows, admission, self._answers, self._meter, redact=self._redact_old
         )
@@ -93,7 +88,6 @@ class Router:
             for route in config.routes
         ]
         self._answers.routes = self._routes
-        self._note_old_rows([reader.name for reader in self._routes if reader not in before])
         self._aggregator.take_up(self._windows)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -111,7 +105,6 @@ class Router:
 
     def open(self) -> None:
         """Restores the windows from disk."""
-        self._note_old_rows([reader.name for reader in self._routes])
         self._aggregator.open()
 
     def close(self) -> None:
@@ -176,11 +169,9 @@ class Router:
                 await place.reach()
                 place.leave()  # add() takes its place in the window before it first waits
                 received = time.time() - (time.monotonic() - delivery.received_at)
-                if is_old := route not in self._routes:  # a reload came meanwhile
-                    self._redacted_after[route.name] = sys.maxsize
+                if isinstance(taken, Unredacted):
+                    route.note_redacted(work.id or "", work.input)
                 await self._aggregator.add(route.name, work, delivery.topic, received, key, is_again=again)
-                if is_old:
-                    self._note_old_rows([route.name])
             elif work.task is not None:
                 waits, at = not held.qos0, delivery.received_at
                 await self._answers.answer(route, work, work.input, key, at, is_again=again, waits=waits)
@@ -228,13 +219,10 @@ class Router:
         route.counts["unredacted"] += 1
         return Skip("unredacted", f"it can't be redacted: {error}")
 
-    def _note_old_rows(self, routes: Iterable[str]) -> None:
-        last = self._store.last_row()
-        self._redacted_after.update(dict.fromkeys(routes, last))
-
     async def _redact_old(self, name: str, messages: Sequence[Gathered]) -> list[Gathered]:
-        """The messages of a window, with those redacted that came before the route had its present settings.
-        Messages that can't be redacted are left out; for a model that can't be used now, the window waits."""
+        """The messages of a window, with those redacted that the route hasn't redacted with its present
+        settings since the node's start. Messages that can't be redacted are left out; for a model that can't
+        be used now, the window waits."""
         kept = []
         for message in messages:
             if (redacted := await self._redact_row(name, message)) is not None:
@@ -244,13 +232,14 @@ class Router:
     async def _redact_row(self, name: str, message: Gathered) -> Gathered | None:
         while True:
             route = next((one for one in self._routes if one.name == name), None)
-            if route is None or not route.route.redact or message.row > self._redacted_after.get(name, 0):
+            if route is None or not route.route.redact:
+                return message
+            is_own_id = message.id.endswith(received_mark(message.received))  # made by the node
+            if route.take_redacted("" if is_own_id else message.id, message.text):
                 return message
             try:
                 text = await self._redactor.redact(route.route, message.text, Turn())
-                id = message.id  # made by the node, or by the sender
-                if not id.endswith(received_mark(message.received)):
-                    id = await self._redactor.redact(route.route, id, Turn())
+                id = message.id if is_own_id else await self._redactor.redact(route.route, message.id, Turn())
                 return replace(message, id=id, text=text)
             except PASSING as error:
                 skip = Skip("unredacted", f"its window waits to be redacted: {error}")

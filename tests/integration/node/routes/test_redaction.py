@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeslm.config.loader import parse_config
+from edgeslm.config.loader import load_config, parse_config
 from edgeslm.errors import ConfigError, JournalError, ModelUnavailable
 from edgeslm.node.routes import redactor
 from edgeslm.serving.builder import build_deployment
 from edgeslm.storage.journal import Journal
+from edgeslm.storage.window_store import Gathered, Windows
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
-from tests.support.nodes import BASE, Node, fake_configuration, write_bundle, write_zero_shot
+from tests.support.fakes import make_delivery
+from tests.support.nodes import (
+    BASE,
+    Node,
+    fake_configuration,
+    write_bundle,
+    write_configuration,
+    write_zero_shot,
+)
 
 SECRET = "0171 2345678"
 GLINER = {"kind": "gliner", "label_token": 1, "text_token": 2, "longest": 8, "most_words": 99}
@@ -69,6 +81,44 @@ def test_windows_from_before_the_redaction_are_redacted(broker: Mosquitto, tmp_p
             app.publish("hall/log", {"id": "2", "text": "Spindle is hot"})
             told = app.take("out").payload.decode()
     assert "[phone]" in told and "2345678" not in told
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_what_waits_to_be_stored_at_a_reload_is_redacted_with_its_window(
+    is_full: bool, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reload comes before the message is written: at once, or because the disk is full."""
+    route = {"from": "hall/log", "task": "brief", "to": "out", "window": {"last": 2}}
+    add = Windows.add
+
+    def add_if_room(self: Windows, messages: Sequence[Gathered]) -> list[bool]:
+        if is_full:
+            raise JournalError("The disk is full.")
+        return add(self, messages)
+
+    monkeypatch.setattr(Windows, "add", add_if_room)
+    with (
+        App(broker.port, f"{BASE}/state", "out") as app,
+        Node(tmp_path, configuration(broker, tmp_path, route)) as node,
+    ):
+        app.take_state(BASE, "online")
+        made = configuration(broker, tmp_path, {**route, **REDACT})
+        new = load_config(write_configuration(tmp_path, made))
+        reloaded: list[bool] = []
+
+        def reload() -> None:
+            node.daemon.delivered(
+                replace(make_delivery(f"Belt 1 tore, call {SECRET}".encode()), topic="hall/log", qos=1)
+            )
+            asyncio.get_running_loop().call_soon(node.daemon._pipeline.take_up, new)
+            asyncio.get_running_loop().call_later(0.1, reloaded.append, True)
+
+        node.run(reload)
+        app.wait_until(lambda: bool(reloaded), "it is reloaded")
+        is_full = False
+        app.publish("hall/log", f"Spindle is hot, call {SECRET}")
+        told = app.take("out").payload.decode()
+    assert "tore, call [phone]" in told and "2345678" not in told
 
 
 def test_a_fault_of_the_redaction_passes_nothing_on(
