@@ -243,6 +243,7 @@ class ApiHost(Extension):
                 "name": name,
                 "kind": task.kind,
                 "options": sorted(task.section.allowed),
+                "reranker": deployment.reranker_of(name),
                 **self._model(
                     deployment.model_of(name) if name in deployment.tasks else task.section.model, task
                 ),

@@ -29,12 +29,14 @@ MARGIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A task or model that clients may name. ``about`` describes its model."""
+    """A task or model that clients may name. ``about`` describes its model; ``reranker`` is the task by which
+    this model ranks documents, if it can."""
 
     name: str
     kind: str
     options: frozenset[str]
     about: Mapping[str, Any]
+    reranker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,9 @@ class NodeLink:
         """Takes a message of the node."""
         if message["kind"] == "offer":
             self._offered = {
-                one["name"]: Offered(one["name"], one["kind"], frozenset(one["options"]), one)
+                one["name"]: Offered(
+                    one["name"], one["kind"], frozenset(one["options"]), one, one.get("reranker")
+                )
                 for one in message["tasks"]
             }
             self._tools = [Tool(**tool) for tool in message["tools"]]

@@ -74,7 +74,9 @@ def error(status: int, sentence: str, headers: Mapping[str, str] | None = None) 
 
 
 def model(offered: Offered) -> dict[str, Any]:
-    about = {name: value for name, value in offered.about.items() if name not in ("name", "options")}
+    about = {
+        name: value for name, value in offered.about.items() if name not in ("name", "options", "reranker")
+    }
     return {"id": offered.name, "object": "model", "created": 0, "owned_by": "edgeslm", "edgeslm": about}
 
 

@@ -344,7 +344,7 @@ _LISTS: dict[str, Schema] = {
     ),
     "RerankRequest": fields(
         {
-            "model": said(TEXT, "`model:NAME` of a reader"),
+            "model": said(TEXT, "`model:NAME` of a reader or decoder"),
             "query": TEXT,
             "documents": list_of({"anyOf": [TEXT, fields({"text": TEXT})]}, minItems=1, maxItems=256),
         },

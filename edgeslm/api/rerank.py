@@ -22,10 +22,11 @@ class Asked:
 
 
 def read(body: Mapping[str, Any], offered: Offered) -> Asked:
-    """:raises Refusal: the request is wrong, or names no reader."""
-    if offered.kind != "rerank":
+    """:raises Refusal: the request is wrong, or names neither a reader nor a decoder."""
+    if offered.reranker is None:
         raise refuse(
-            f"{offered.name} ranks no documents: it is of kind {offered.kind}. Name a model that is a reader."
+            f"{offered.name} ranks no documents: it is of kind {offered.kind}. "
+            "Name model:NAME of a reader or decoder."
         )
     query, given = body.get("query"), body.get("documents")
     if not isinstance(query, str) or not query.strip():
@@ -44,7 +45,7 @@ def read(body: Mapping[str, Any], offered: Offered) -> Asked:
     with_documents = body.get("return_documents")
     if with_documents not in (None, True, False):
         raise refuse("return_documents must be true or false.")
-    question = Question(offered.name, {"query": query, "documents": documents})
+    question = Question(offered.reranker, {"query": query, "documents": documents})
     return Asked(offered.name, question, documents, top_n or len(documents), bool(with_documents))
 
 

@@ -50,7 +50,7 @@ def build_deployment(
     :raises ConfigError: bundles can't be read, or tasks, collections and bundles don't fit together.
     """
     builder = _Builder(config, running)
-    bindings, direct = builder.bind_tasks(), builder.bind_models()
+    bindings, direct, rerankers = builder.bind_tasks(), builder.bind_models(), builder.bind_rerankers()
     builder.check_routes()
     remotes = builder.bind_remotes(bindings)
     if builder.problems or builder.library is None:
@@ -59,7 +59,9 @@ def build_deployment(
     if running is None or builder.library is not running.library:
         builder.library.use(models)  # a shared library keeps the running models
     watches = _make_watches(bindings, running)
-    return Deployment(config, builder.trust, models, builder.library, bindings, watches, direct, remotes)
+    return Deployment(
+        config, builder.trust, models, builder.library, bindings, watches, direct, rerankers, remotes
+    )
 
 
 def _make_models(
@@ -173,9 +175,7 @@ class _Builder:
         for name in self._config.models.keys() & self.bundles.keys():
             manifest, task = self.bundles[name].manifest, f"model:{name}"
             if manifest.is_reader:
-                section = TaskSection(model=name, allow=("priority", "deadline_ms"))
-                reranker = Rerank(task, section, None, None, manifest.context_length)
-                found[task] = (StageBinding(name, reranker, name, None),)
+                found[task] = (self._bind_reranker(task, name),)
                 continue
             if manifest.zero_shot is not None:
                 continue  # a request without a task names no labels
@@ -183,6 +183,22 @@ class _Builder:
             section = TaskSection(kind=kind, model=name, allow=POSSIBLE[kind], max_tokens=DIRECT_TOKENS)
             found[task] = (self._bind_model(task, section),)
         return found
+
+    def bind_rerankers(self) -> dict[str, StageBinding]:
+        """The tasks by which decoders rank documents, by ``model:NAME``, if the HTTP API offers models."""
+        api = self._config.api
+        if api is None or not api.models:
+            return {}
+        return {
+            f"model:{name}": self._bind_reranker(f"rerank:{name}", name)
+            for name in self._config.models.keys() & self.bundles.keys()
+            if self.bundles[name].manifest.model_kind == "decoder"
+        }
+
+    def _bind_reranker(self, task: str, model: str) -> StageBinding:
+        section = TaskSection(model=model, allow=("priority", "deadline_ms"))
+        length = self.bundles[model].manifest.context_length
+        return StageBinding(model, Rerank(task, section, None, None, length), model, None)
 
     def check_routes(self) -> None:
         """Notes the routes whose ``redact_model`` finds no spans."""

@@ -1,6 +1,6 @@
-"""``rerank``: scores documents by how well they answer a query, with a reader (cross-encoder).
+"""``rerank``: scores documents by how well they answer a query, with a reader (cross-encoder) or a decoder.
 
-Only the HTTP API has this kind, as ``model:NAME`` of a reader.
+Only the HTTP API has this kind, as ``model:NAME`` of a reader or decoder.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ MOST_DOCUMENTS: Final = 256
 AT_ONCE: Final = 4
 """Number of documents in one engine call; small, since more urgent requests wait until a call is done."""
 LONGEST_TOKEN: Final = 16
-"""Maximum number of characters of a token. What is more than the reader's context in such characters is cut
-before tokenization, which would take long; the reader cuts the rest by tokens."""
+"""Maximum number of characters of a token. What is more than the model's context in such characters is cut
+before tokenization, which would take long; the model cuts the rest by tokens."""
 
 
 class Rerank(Task):

@@ -1,4 +1,4 @@
-"""Reranking in the form of llama.cpp's server, against a node with a fake reader."""
+"""Reranking in the form of llama.cpp's server, against a node with a fake reader and a fake decoder."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def test_many_and_long_documents(api: ApiClient) -> None:
         ({"return_documents": "yes"}, "return_documents must be true or false."),
         (
             {"model": "model:encoder"},
-            "model:encoder ranks no documents: it is of kind embed. Name a model that is a reader.",
+            "model:encoder ranks no documents: it is of kind embed. Name model:NAME of a reader or decoder.",
         ),
         (
             {"model": "triage"},
-            "triage ranks no documents: it is of kind classify. Name a model that is a reader.",
+            "triage ranks no documents: it is of kind classify. Name model:NAME of a reader or decoder.",
         ),
     ],
 )
@@ -110,3 +110,24 @@ def test_errors_and_access(api: ApiClient, node: Node, tmp_path: Path) -> None:
     assert ask(api, query=f"crash-once {tmp_path / 'flag'}").status == 200
     assert ask(client_of(node, "few")).status == 404
     assert ask(client_of(node, None)).status == 401
+
+
+def test_a_decoder_ranks_too_and_still_writes(api: ApiClient) -> None:
+    reply = ask(api, model="model:small", top_n=2)
+    assert reply.status == 200
+    assert reply.json["model"] == "model:small"
+    assert [one["index"] for one in reply.json["results"]] == [1, 2]
+    shown = api.ask("/v1/models/model:small").json["edgeslm"]
+    assert shown["kind"] == "generate" and "reranker" not in shown
+    assert api.chat("model:small", "Hi").status == 200
+
+
+def test_the_task_of_a_decoder_has_no_name_of_its_own(api: ApiClient, node: Node) -> None:
+    names = [one["id"] for one in api.ask("/v1/models").json["data"]]
+    assert not [name for name in names if name.startswith("rerank:")]
+    assert ask(api, model="rerank:small").status == 404
+    assert ask(client_of(node, "few"), model="model:small").status == 404
+    assert ask(api, model="model:small", query="fail too_long").status == 400
+    assert ask(api, model="say").json["error"]["message"] == (
+        "say ranks no documents: it is of kind generate. Name model:NAME of a reader or decoder."
+    )
