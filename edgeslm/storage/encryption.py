@@ -14,6 +14,7 @@ from edgeslm.errors import JournalError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+TAG_BYTES = 16
 
 
 class Seal:

@@ -26,8 +26,9 @@ from edgeslm.storage.checksum import (
     row_of,
     write_checksum,
 )
+from edgeslm.storage.encryption import NONCE_BYTES, TAG_BYTES
 from edgeslm.storage.salvage import ANY, BLOB, INTEGER, NUMBER, TEXT, DamagedFile, Value
-from edgeslm.storage.schema import CLOCK_END_S, COLUMNS, FORMAT, PAGE_BYTES, SEALED_FORMAT, create
+from edgeslm.storage.schema import CLOCK_END_S, COLUMNS, FORMAT, MARK, PAGE_BYTES, SEALED_FORMAT, create
 from edgeslm.storage.set_aside import draft_of
 
 log = logging.getLogger("edgeslm.storage")
@@ -56,6 +57,8 @@ _DEFAULTS: dict[str, tuple[type, Value]] = {
 _HIGHEST = 1 << 53
 """Row numbers must be below this limit. A number at or above the limit is damaged and is not kept, since
 SQLite numbers new rows above the highest one and could run out of numbers."""
+_MARK_BYTES = NONCE_BYTES + len(MARK) + TAG_BYTES
+"""Length of the encrypted mark of the key. Other blobs in damaged pages would pass for one."""
 _LOCK_AT, _LOCK_BYTES = 0x40000000, 512
 """The byte range that SQLite locks (from PENDING_BYTE through SHARED_SIZE in its ``os.h``)."""
 
@@ -113,7 +116,9 @@ def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str,
         elif table == "session":
             salvaged.epoch = max(int(values[0]), salvaged.epoch or 0)  # type: ignore[arg-type]
         elif table == "mark":
-            salvaged.mark = bytes(values[0])  # type: ignore[arg-type]
+            mark = bytes(values[0])  # type: ignore[arg-type]
+            if len(mark) == _MARK_BYTES and salvaged.version != FORMAT:
+                salvaged.mark = mark
         elif table == "sequence":
             salvaged.sequences[str(values[0])] = int(values[1])  # type: ignore[arg-type]
     salvaged.unreadable = damaged.unreadable
