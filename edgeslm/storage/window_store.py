@@ -10,7 +10,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
@@ -18,6 +18,9 @@ from edgeslm.storage.journal import reader_key
 from edgeslm.storage.schema import place_of
 
 log = logging.getLogger("edgeslm.storage")
+
+LOST_ACK_S: Final = 60.0
+"""Time within which a broken connection or a crash may lose the acknowledgement of a message."""
 
 WindowName = tuple[str, str]
 """Name of the route, and topic of its digest."""
@@ -159,18 +162,21 @@ class Windows:
     def forget(self, window: WindowName, batch: int, in_flight: Iterable[bytes] = ()) -> None:
         """Removes the texts of a window whose digest is published, and all earlier published windows.
 
-        The deduplication keys of the window's messages stay until the next window is published, to recognize
-        messages whose acknowledgement was lost. Keys of messages that aren't acknowledged yet, because
-        another route still works on them, stay longer.
+        The deduplication keys of the window's messages stay until the next window is published, and for
+        ``LOST_ACK_S`` after a message came, to recognize messages whose acknowledgement was lost. Keys of
+        messages that aren't acknowledged yet, because another route still works on them, stay longer.
 
         :param in_flight: keys of the messages that aren't acknowledged.
         :raises JournalError: the file can't be written; call it again, or else the next start publishes the
             digest again.
         """
-        where = "WHERE route = ? AND topic = ? AND"
+        where, now = "WHERE route = ? AND topic = ? AND", self._database.now
         with self._database.writing() as db:
-            select = f"SELECT id, key FROM windows {where} batch < ? AND text IS NULL"
-            if earlier := db.execute(select, (*window, batch)).fetchall():
+            select = (
+                f"SELECT id, key FROM windows {where} batch < ? AND text IS NULL "
+                "AND CAST(at AS REAL) NOT BETWEEN ? AND ?"
+            )
+            if earlier := db.execute(select, (*window, batch, now - LOST_ACK_S, now)).fetchall():
                 spooled = [key for (key,) in db.execute("SELECT key FROM spool WHERE key IS NOT NULL")]
                 unfinished = {reader_key(key, window[0]) for key in (*in_flight, *spooled)}
                 done = [(id,) for id, key in earlier if key not in unfinished]

@@ -8,7 +8,7 @@ from typing import Final
 
 from edgeslm.protocol.codec import Topics
 from tests.simulation.apps import App, Ask
-from tests.simulation.engine import What
+from tests.simulation.engine import PERSON, What
 from tests.simulation.routes import NOTE
 from tests.simulation.setup import Setup
 
@@ -26,6 +26,7 @@ KINDS: Final = {
     "crashes": 2,
     "mixed": 2,
     "long": 3,
+    "rate": 12,
 }
 """Kind of a request and how often it is drawn."""
 SCRIPTS: Final[dict[str, list[What]]] = {
@@ -48,6 +49,8 @@ def request(number: int, chance: random.Random, app: App, setup: Setup, topics: 
     ask.engine = list(SCRIPTS.get(kind, ()))
     if kind == "stream":
         ask.options = {"stream": True}
+    elif kind == "rate":
+        ask.topic = topics.request("rate")
     elif kind == "invalid":
         ask.options, ask.error = {"no_such_option": 1}, "invalid_request"
     elif kind == "unknown":
@@ -77,7 +80,7 @@ def note(number: int, line: str, app: str) -> Ask:
     text = f"{NOTE} number {number} has come"
     topic = {"r": "private/r", "k": "keep/k"}.get(line, f"in/{line}/log")
     if line == "r":
-        text += f" from user{number}@example.org"
+        text += f" from user{number}@example.org or {PERSON}"
     if line == "poison":
         topic = f"in/p{number}/log"
     ask = Ask(name, said, topic, app, None, False)

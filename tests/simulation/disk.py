@@ -17,28 +17,17 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_void_p, cast
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeslm.storage.schema import PAGE_BYTES
+from tests.simulation.synced_file import SECTOR, SyncedFile
 
-SECTOR = 512
 _LEAF, _OVERFLOW = 13, 0
 """First byte of a page with rows, and of a page that continues a row (sqlite.org/fileformat2.html)."""
 _OK, _IOERR, _FULL, _CANTOPEN, _NOTFOUND = 0, 10, 13, 14, 12
 _IOERR_READ, _IOERR_SHORT_READ, _IOERR_WRITE, _IOERR_FSYNC = 266, 522, 778, 1034
-
-
-@dataclass
-class _File:
-    """A file and, for each sector that was written since the last sync, its content at the last sync."""
-
-    path: str
-    fd: int
-    durable: dict[int, bytes] = field(default_factory=dict)
-    durable_size: int | None = None
-    """Size at the last sync; None if the size hasn't changed since."""
 
 
 class Disk:
@@ -58,18 +47,18 @@ class Disk:
         self.spoil: Callable[[bytes], int | None] = lambda page: None
         self.operations = 0
         self.syncs = 0
-        self._files: dict[str, _File] = {}
-        self._elsewhere: list[_File] = []
+        self._files: dict[str, SyncedFile] = {}
+        self._elsewhere: list[SyncedFile] = []
         """Opened files that aren't at their path any more."""
         self._saved: dict[str, bytes] = {}
         DISKS[str(folder)] = self
 
-    def opened(self, path: str) -> _File:
+    def opened(self, path: str) -> SyncedFile:
         known = self._files.get(path)
         if known is None or not _is_at(path, known.fd):
             if known is not None:  # the product renamed or removed it
                 self._elsewhere.append(known)
-            known = self._files[path] = _File(path, os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            known = self._files[path] = SyncedFile(path, os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         return known
 
     def turn_off(self) -> None:
@@ -86,16 +75,7 @@ class Disk:
     def cut_power(self, chance: random.Random) -> None:
         """Takes a random part of what wasn't synced. Call it while the disk is off."""
         for file in (*self._files.values(), *self._elsewhere):
-            if not file.durable and file.durable_size is None:
-                continue
-            keeps = chance.choice((0.0, 0.5, 0.5, 0.9, 1.0))
-            for sector, content in file.durable.items():
-                if chance.random() >= keeps:
-                    os.pwrite(file.fd, content, sector * SECTOR)
-            if file.durable_size is not None and chance.random() >= keeps:
-                os.ftruncate(file.fd, file.durable_size)
-            file.durable.clear()
-            file.durable_size = None
+            file.lose(chance)
         for path in self._saved:
             if path.endswith(".running") and chance.random() < 0.5:
                 self._saved[path] = bytes(len(self._saved[path]))
@@ -124,7 +104,7 @@ class Disk:
         DISKS.pop(str(self.folder), None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def read(self, file: _File, size: int, offset: int) -> bytes:
+    def read(self, file: SyncedFile, size: int, offset: int) -> bytes:
         data = os.pread(file.fd, size, offset)
         if size != PAGE_BYTES or len(data) < size or (bit := self.spoil(data)) is None:
             return data
@@ -135,30 +115,15 @@ class Disk:
             os.pwrite(file.fd, data, offset)
         return data
 
-    def write(self, file: _File, data: bytes, offset: int) -> None:
-        size = os.fstat(file.fd).st_size
-        if offset + len(data) > size and file.durable_size is None:
-            file.durable_size = size
-        for sector in range(offset // SECTOR, (offset + len(data) - 1) // SECTOR + 1):
-            if sector not in file.durable:
-                file.durable[sector] = os.pread(file.fd, SECTOR, sector * SECTOR).ljust(SECTOR, b"\0")
-        os.pwrite(file.fd, data, offset)
+    def write(self, file: SyncedFile, data: bytes, offset: int) -> None:
+        file.write(data, offset)
 
-    def truncate(self, file: _File, size: int) -> None:
-        before = os.fstat(file.fd).st_size
-        if size == before:
-            return
-        if file.durable_size is None:
-            file.durable_size = before
-        for sector in range(size // SECTOR, (before + SECTOR - 1) // SECTOR):
-            if sector not in file.durable:
-                file.durable[sector] = os.pread(file.fd, SECTOR, sector * SECTOR).ljust(SECTOR, b"\0")
-        os.ftruncate(file.fd, size)
+    def truncate(self, file: SyncedFile, size: int) -> None:
+        file.truncate(size)
 
-    def sync(self, file: _File) -> None:
+    def sync(self, file: SyncedFile) -> None:
         self.syncs += 1
-        file.durable.clear()
-        file.durable_size = None
+        file.is_synced()
 
     def delete(self, path: str) -> None:
         if (known := self._files.pop(path, None)) is not None:
@@ -186,6 +151,13 @@ def _is_at(path: str, fd: int) -> bool:
 
 DISKS: dict[str, Disk] = {}
 """Folder -> disk."""
+
+
+def sync_outside(path: Path) -> None:
+    """The product syncs a file without SQLite."""
+    disk = _disk_of(str(path))
+    if disk is not None and (file := disk._files.get(str(path))) is not None:
+        disk.sync(file)
 
 
 def _disk_of(path: str) -> Disk | None:
@@ -267,7 +239,7 @@ class _Open:
     """An open file of a connection; ``generation`` is that of the disk when it was opened."""
 
     disk: Disk
-    file: _File
+    file: SyncedFile
     generation: int
     deletes: bool
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import EdgeslmError, SelfTestError
+from edgeslm.node.daemon import Daemon
 from edgeslm.serving.deployment import Deployment
 from edgeslm.update.store import Store
 from tests.simulation.broker import NOT_AUTHORIZED
+from tests.simulation.bugs import Bug
 from tests.simulation.engine import BROKEN, What
 from tests.simulation.network import STAGES
 from tests.simulation.places import all_places
@@ -20,8 +22,9 @@ from tests.support.nodes import write_bundle
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-MOST_VISITS = 3
-MOST_ARMED = 6
+VISITS: Final = (1, 1, 1, 2, 3)
+"""At which visit of a place a node is killed."""
+MOST_ARMED = 40
 """Number of places that wait for a visit at a time."""
 CODES: Final = (None, 0x8B, 0x82, 0x81)
 """Reason codes with which a broker ends a connection; None if it just breaks."""
@@ -54,7 +57,7 @@ def kill_place(world: World, amount: float) -> None:
     armed = world.node.kill_at
     while len(armed) >= MOST_ARMED:
         del armed[next(iter(armed))]
-    armed[place] = 1 + int(amount * 1000) % MOST_VISITS
+    armed[place] = VISITS[int(amount * 1000) % len(VISITS)]
 
 
 def broker_kill(world: World, amount: float) -> None:
@@ -141,36 +144,63 @@ def slow_network(world: World, amount: float) -> None:
     world.loop.call_later(amount, setattr, world.wire, "delay_s", 0.02)
 
 
-def reload(world: World, amount: float) -> None:
-    """The operator changes the configuration, and the node reads it again, or is stopped meanwhile."""
-    world.write_config(CHANGES[int(amount * len(CHANGES)) % len(CHANGES)])
+def when_online(world: World, call: Callable[[Daemon], None], left: int = 80) -> None:
+    """Calls ``call`` in the node's process once the node is online, or never if that takes 4 s."""
     node = world.node
-    if node.is_up and node.process is not None and node.daemon is not None:
-        node.process.context.copy().run(node.daemon.admin.request_reload)
-        if int(amount * 1000) % 5 == 0:
-            world.loop.call_later(0.03, node.stop)
+    if world.is_over or left == 0:
+        return
+    if node.is_up and node.daemon is not None and node.daemon._presence.state == "online":
+        if node.process is not None:
+            node.process.context.copy().run(call, node.daemon)
+    else:
+        world.loop.call_later(0.05, when_online, world, call, left - 1)
+
+
+def reload(world: World, amount: float) -> None:
+    """The operator changes the configuration, and the node reads it again. Sometimes a request hangs or takes
+    long meanwhile, or the node is stopped. If no engine can load the bundle, the operator mends that."""
+    chosen, how = CHANGES[int(amount * len(CHANGES)) % len(CHANGES)], int(amount * 1000) % 5
+
+    def change(daemon: Daemon) -> None:
+        world.write_config(chosen)
+        daemon.admin.request_reload()
+        if how == 0:
+            world.loop.call_later(0.03, world.node.stop)
+        elif how == 1:
+            world.loop.call_later(0.3, world.node.stop)
+        if chosen == "broken bundle":
+            world.loop.call_later(2.0, world.write_config, "same")
+
+    if how in (1, 2):
+        world.next_engine_faults.appendleft("hang" if how == 1 else "slow")
+        world.loop.call_later(0.5, when_online, world, change)
+    else:
+        when_online(world, change)
 
 
 def replace(world: World, amount: float) -> None:
     """An update that a check of the new deployment refuses, or not."""
-    node = world.node
-    if not node.is_up or node.process is None or node.daemon is None:
-        return
-    daemon = node.daemon
 
     async def check(old: Deployment, new: Deployment) -> None:
         await asyncio.sleep(0.05)
         if amount < 0.5:
             raise SelfTestError("the new model gives other answers")
 
-    async def serve_again() -> None:
+    async def serve_again(daemon: Daemon) -> None:
         try:
             async with daemon.admin.alone:
                 await daemon.admin.serve_again(check)
         except EdgeslmError as error:
             world.note(f"the update failed: {error}")
 
-    node.process.context.copy().run(world.loop.create_task, serve_again())
+    when_online(world, lambda daemon: world.node.do(serve_again(daemon)))
+
+
+def names(world: World, amount: float) -> None:
+    """The model that redacts messages fails, crashes or hangs for some seconds."""
+    kinds: tuple[What, ...] = ("fail", "crash", "hang")
+    world.names_fault = kinds[int(amount * 1000) % len(kinds)]
+    world.loop.call_later(amount, setattr, world, "names_fault", "answer")
 
 
 def broken_update(world: World, amount: float) -> None:
@@ -192,8 +222,8 @@ def broken_update(world: World, amount: float) -> None:
 
 def bug(world: World, amount: float) -> None:
     """The work on one of the next messages fails because of a bug, or memory is short."""
-    kinds = ("request", "request", "route", "memory")
-    world.bugs.append(kinds[int(amount * len(kinds)) % len(kinds)])
+    kinds: tuple[tuple[Bug, ...], ...] = (("request",), ("request", "memory"), ("route",))
+    world.bugs.waiting += kinds[int(amount * len(kinds)) % len(kinds)]
 
 
 EFFECTS: Final[dict[str, Callable[[World, float], None]]] = {
@@ -222,5 +252,6 @@ EFFECTS: Final[dict[str, Callable[[World, float], None]]] = {
     "reload": reload,
     "replace": replace,
     "broken_update": broken_update,
+    "names": names,
     "bug": bug,
 }

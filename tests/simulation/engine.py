@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from edgeslm.engine.calls import Call, Cost, Embed, EngineInfo, Output, Text
+from edgeslm.engine.calls import Call, Cost, Embed, EngineInfo, FindSpans, Output, Score, Text
 from edgeslm.engine.frames import Cancel, Chunk, Done, Failed, Ready, Start
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.ipc.pipe import Refused
 from tests.simulation.child import BaseChild
 from tests.simulation.loop import PROCESS
+from tests.simulation.others import is_hard, label_of
 
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
 
@@ -27,6 +29,10 @@ What = Literal["answer", "crash", "hang", "slow", "fail", "frame", "kill", "long
 LONG = 8000
 """Characters that a long answer has beside the usual ones."""
 BROKEN = b"weights that no engine can load"
+GLINER: Final = {"kind": "gliner", "label_token": 1, "text_token": 2, "longest": 8, "most_words": 99}
+"""Manifest section of the model that finds names."""
+PERSON = "Eva"
+"""The name that it finds."""
 
 
 def answer_to(text: str) -> str:
@@ -43,6 +49,21 @@ def input_of(call: Call) -> str:
     return [part.value for turn in prompt.turns for part in turn.parts if isinstance(part, Text)][-1]
 
 
+def output_of(call: Call, text: str) -> Output:
+    """The right output of a call about a text."""
+    if isinstance(call, Embed):
+        return Output(COST, vectors=tuple((0.6, 0.8) for _ in call.texts))
+    if isinstance(call, Score):
+        sure = 0.6 if is_hard(text) else 0.97
+        scores = tuple(sure if label == label_of(text) else 1 - sure for label in call.labels)
+        return Output(COST, probabilities=scores)
+    if isinstance(call, FindSpans):
+        found = tuple((one.start(), one.end(), 0.9) for one in re.finditer(PERSON, text))
+        places = tuple(found if label == "person" else () for label in call.labels)
+        return Output(COST, places=places, probabilities=tuple(0.9 if one else 0.0 for one in places))
+    return Output(COST, text=answer_to(text), finish_reason="stop")
+
+
 @dataclass
 class EngineWorld:
     """What engines do. ``behave`` chooses for each call; ``on_run`` is told of each call that begins, and
@@ -55,6 +76,8 @@ class EngineWorld:
     on_crash: Callable[[str], None] = lambda node: None
     on_kill: Callable[[str], None] = lambda node: None
     """Called when a run kills its node."""
+    finds: Callable[[], What] = lambda: "answer"
+    """Chooses for each call that finds names."""
     usual_s: float = 0.02
     engines: dict[SimChild, None] = field(default_factory=dict)
 
@@ -135,8 +158,10 @@ class SimChild(BaseChild):
             self._timer = self._later(0.0001, self._end, self.starts, failed)
             return
         text = input_of(running.call)
-        self._what = what = self._world.behave(text)
-        self._world.on_run(self._node, text)
+        is_search = isinstance(running.call, FindSpans)
+        self._what = what = self._world.finds() if is_search else self._world.behave(text)
+        if not is_search:
+            self._world.on_run(self._node, text)
         took_s = self._world.chance.uniform(0.2, 2.0) * self._world.usual_s
         if what == "hang":
             return
@@ -160,12 +185,11 @@ class SimChild(BaseChild):
         elif what == "fail":
             self._end(start, Failed(running.number, "no_memory", "there is no memory for it"))
         else:
-            self._world.on_done(self._node, text)
-            output = Output(COST, text=answer_to(text), finish_reason="stop")
+            if not isinstance(running.call, FindSpans):
+                self._world.on_done(self._node, text)
+            output = output_of(running.call, text)
             if what == "long":
                 output = replace(output, text=answer_to(text) + "." * LONG)
-            if isinstance(running.call, Embed):
-                output = Output(COST, vectors=tuple((0.6, 0.8) for _ in running.call.texts))
             self._end(start, Done(running.number, output))
 
     def _end(self, start: int, message: Done | Failed) -> None:
@@ -178,7 +202,8 @@ class SimChild(BaseChild):
 
     def _end_process(self, how: str) -> None:
         if self.is_linked:
-            self._world.on_crash(self._node)
+            if self._running is not None and not isinstance(self._running.call, FindSpans):
+                self._world.on_crash(self._node)
             self.bury()
             self._on_lost(how)
 

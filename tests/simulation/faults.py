@@ -29,9 +29,10 @@ KINDS: Final = {
     "clock": 2,
     "slow_network": 2,
     "kill_place": 30,
-    "reload": 5,
+    "reload": 6,
     "replace": 2,
-    "broken_update": 1,
+    "broken_update": 2,
+    "names": 3,
     "bug": 3,
 }
 """Kind of a fault and how often it is drawn."""
@@ -57,6 +58,8 @@ def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
         at = chance.uniform(0.3, within_s)
         if kind == "close_early" and chance.random() < 0.3:
             at = 0.0  # while the node's session is new
+        if kind in ("kill_place", "kill_io", "kill_statement") and chance.random() < 0.05:
+            at = 0.0  # before the node makes its files
         if kind == "kill":
             amount: float = chance.randint(1, 400)
         elif kind == "kill_statement":
@@ -77,6 +80,8 @@ def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
             amount = chance.uniform(0.1, 6.0)
         elif kind in ("bad_pages", "slow_network"):
             amount = chance.uniform(0.1, 3.0)
+        elif kind == "names":
+            amount = chance.uniform(0.1, 30.0)
         elif kind == "clock":
             amount = chance.choice((-86400.0, -3600.0, 30.0, 86400.0, 3e8))
         else:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeslm.ipc.pipe import Refused
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.service.frames import Failed, Ready, Remember, Remembered
 from tests.simulation.child import BaseChild
@@ -16,10 +17,12 @@ from tests.simulation.child import BaseChild
 @dataclass
 class KnowledgeWorld:
     """``memories`` maps topic and name of each message on the disk to the message. ``fails`` is called for
-    each message and says whether the process ends at it (``end``), refuses it (``refuse``) or stores it."""
+    each message and says whether the process ends at it (``end``), refuses it (``refuse``) or stores it.
+    ``refuses_starts`` is the share of the processes that can't open their collection."""
 
     chance: random.Random
     fails: Callable[[Memory], str] = lambda memory: ""
+    refuses_starts: float = 0.1
     memories: dict[tuple[str, str], Memory] = field(default_factory=dict)
 
 
@@ -36,7 +39,9 @@ class SimKnowledgeChild(BaseChild):
         self.is_linked = True
         self.starts += 1
         self._world = KNOWLEDGE[-1]
-        self._later(self.starts, self._on_message, Ready())
+        is_refused = self._world.chance.random() < self._world.refuses_starts
+        said = Refused("the collection can't be opened") if is_refused else Ready()
+        self._later(self.starts, self._on_message, said)
 
     def _later(self, start: int, call: Callable[..., None], *values: Any) -> None:
         def run() -> None:

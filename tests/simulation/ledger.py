@@ -16,6 +16,7 @@ from tests.simulation.apps import Ask
 from tests.simulation.broker import Message
 from tests.simulation.engine import LONG, answer_to
 from tests.simulation.loop import SimLoop
+from tests.simulation.others import label_of
 from tests.simulation.routes import WINDOWS, RouteLedger
 
 if TYPE_CHECKING:
@@ -55,10 +56,13 @@ class Ledger:
         """Since when the disk refuses writes; None if it doesn't."""
         self._known_since: float | None = None
         """Since when the node knows that it can't write its journal."""
-        self._has_flipped = False
+        self.has_flipped = False
+        """Whether the disk has changed something."""
         self._is_told = False
         """Whether a node has told that the disk changed something."""
         self._running: dict[str, Ask] = {}
+        self.has_names = False
+        """Whether a model redacts messages."""
         self.keeps_answers = True
         """Whether the journal keeps each answer until the end of the run."""
         self.bugs: dict[str, list[Ask]] = {}
@@ -146,7 +150,7 @@ class Ledger:
         self.note(f"result {ask.name} {body['status']} {body.get('error', {}).get('code', '')}")
         code = body["status"] if body["status"] != "error" else body["error"]["code"]
         self.codes[code] = self.codes.get(code, 0) + 1
-        if body["status"] == "ok" and (ask.error or body["result"].get("text") != answer_of(ask)):
+        if body["status"] == "ok" and (ask.error or not is_right(ask, body["result"])):
             self.violation("content", f"{ask.name} got {body['result']}")
         elif code in TRANSIENT or code in ("cancelled", "timeout"):
             ask.lose_points()
@@ -165,7 +169,7 @@ class Ledger:
     def is_known_again(self, ask: Ask) -> bool:
         """Whether the node recognizes each repeat; a message without id is known by its packet identifier,
         and by the number of the broker's session, which a bad disk may change."""
-        if self._has_flipped and (ask.accepted_at or 0.0) <= self.disk_trouble_at:
+        if self.has_flipped and (ask.accepted_at or 0.0) <= self.disk_trouble_at:
             return False
         return self.keeps_answers and (ask.is_named or ask.is_single)
 
@@ -306,12 +310,12 @@ class Ledger:
 
     def disk_flipped(self) -> None:
         self.disk_trouble_at = self._loop.now
-        self._has_flipped = True
+        self.has_flipped = True
 
     @property
     def may_lose(self) -> bool:
         """Whether messages that were only on the disk may be lost: it changed some, and a node told it."""
-        return self._has_flipped and self._is_told
+        return self.has_flipped and self._is_told
 
     def see_damage(self, daemon: Daemon) -> None:
         if daemon.database.damage is not None and not self._is_told:
@@ -421,9 +425,10 @@ class Ledger:
         outcome.codes.update(self.codes)
 
 
-def answer_of(ask: Ask) -> str:
-    """The text of its right result."""
-    return answer_to(ask.text) + ("." * LONG if "long" in ask.engine else "")
+def is_right(ask: Ask, result: dict[str, Any]) -> bool:
+    if ask.topic.endswith("/rate"):
+        return bool(result.get("label") == label_of(ask.text))
+    return bool(result.get("text") == answer_to(ask.text) + ("." * LONG if "long" in ask.engine else ""))
 
 
 def _text(payload: bytes) -> str:

@@ -11,9 +11,12 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import _AsyncGeneratorContextManager
 from contextvars import Context, ContextVar, copy_context
 from types import FrameType
 from typing import Any
+
+from tests.support.paths import ROOT
 
 STEP_S = 2e-5
 """Virtual time that each callback takes."""
@@ -25,6 +28,7 @@ Place = tuple[str, int, int]
 """Part of the code: file, first line and last line."""
 
 
+PRODUCT = str(ROOT / "edgeslm")
 MOST_FINALLY = 8
 """Number of nested ``finally`` blocks with awaits that a killed coroutine may have."""
 
@@ -61,8 +65,7 @@ class Process:
     def is_at(self, points: Iterable[tuple[str, int]]) -> bool:
         """Counts a visit of each place of ``kill_at`` that has one of the points. :return: whether the
         process is to be killed here; then the place is removed."""
-        files = {place[0] for place in self.kill_at}
-        here = [point for point in points if point[0] in files]
+        here = [point for point in points if point[0].startswith(PRODUCT)]
         for place in list(self.kill_at) if here else ():
             if not any(_has(place, *point) for point in here):
                 continue
@@ -94,14 +97,28 @@ def await_points(task: asyncio.Task[Any]) -> list[tuple[str, int]]:
 
 
 def _chain(task: asyncio.Task[Any]) -> list[Any]:
-    """The coroutines that a task waits in, the innermost last."""
+    """The coroutines and asynchronous generators that a task waits in, the innermost last."""
     chain = []
     inner: Any = task.get_coro()
     while inner is not None:
-        if hasattr(inner, "close"):
-            chain.append(inner)
-        inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
+        chain.append(inner)
+        inner = _managed(inner) or getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
     return chain
+
+
+def _managed(coroutine: Any) -> Any:
+    """The generator of an asynchronous context manager that is being entered or left; None for others.
+
+    Such a coroutine waits in an object that doesn't name its generator."""
+    if getattr(coroutine, "cr_code", None) not in _MANAGERS or coroutine.cr_frame is None:
+        return None
+    return coroutine.cr_frame.f_locals["self"].gen
+
+
+_MANAGERS = {
+    method.__code__
+    for method in (_AsyncGeneratorContextManager.__aenter__, _AsyncGeneratorContextManager.__aexit__)
+}
 
 
 _numbers = itertools.count(1)
@@ -266,7 +283,7 @@ def bury(process: Process) -> None:
 
     def close(task: SimTask) -> None:
         task._log_destroy_pending = False
-        for coroutine in reversed(_chain(task)):
+        for coroutine in reversed([one for one in _chain(task) if hasattr(one, "close")]):
             for _ in range(MOST_FINALLY):
                 try:
                     coroutine.close()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from edgeslm.config.loader import Config, load_config
 from edgeslm.errors import ConfigError
 from edgeslm.mqtt.broker_address import client_id_of
-from edgeslm.node.daemon import Daemon, make_service
+from edgeslm.node.daemon import Daemon
 from edgeslm.protocol.codec import Topics
+from edgeslm.serving.service import Service
 from edgeslm.update.store import Store
 from tests.simulation.disk import Disk
 from tests.simulation.engine import SimEngine
 from tests.simulation.loop import OUTSIDE, Place, Process, SimLoop, bury
+from tests.simulation.others import OtherNodes
 
 RESTART_S = (0.05, 1.5)
 
@@ -23,11 +26,13 @@ RESTART_S = (0.05, 1.5)
 class SimNode:
     """``daemon`` is that of the current process; None while there is none. ``boots`` counts the processes.
 
-    ``file`` is the configuration. ``on_start`` is called in each new process with its daemon, before it runs.
+    ``file`` is the configuration, and ``others`` are the nodes that this node may ask. ``on_start`` is called
+    in each new process with its daemon, before it runs.
     """
 
-    def __init__(self, loop: SimLoop, file: Path, disk: Disk) -> None:
+    def __init__(self, loop: SimLoop, file: Path, disk: Disk, others: OtherNodes) -> None:
         self.loop = loop
+        self._others = others
         self.file = file
         self.config: Config = load_config(file)
         self.name = self.config.node
@@ -65,8 +70,10 @@ class SimNode:
             store = Store(config.state_dir, config.node)
             store.clear()
             store.begin_start()
-            service = make_service(
-                store.settled(config), lambda bundle, hardware, adapters: SimEngine(bundle.path)
+            service = Service(
+                store.settled(config),
+                nodes=self._others,
+                make_process=lambda bundle, hardware, adapters: SimEngine(bundle.path),
             )
             self.daemon = daemon = Daemon(config, service, self.file, store)
             daemon.database.clock = time.monotonic
@@ -88,6 +95,11 @@ class SimNode:
         self.disk.turn_off()
         self.loop.call_soon(bury, process, context=OUTSIDE)
         self.daemon = None
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs work in the node's process, which is up."""
+        if self.process is not None:
+            self.process.context.copy().run(self.loop.create_task, work)
 
     def stop(self) -> None:
         """Like SIGTERM: the node drains, and ends."""

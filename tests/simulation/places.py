@@ -38,6 +38,10 @@ UNREACHABLE: dict[tuple[str, str, str], str] = {
         "_, left = await asyncio.wait(futures, timeout=limit_s)",
     ): "the daemon waits for its messages in flight, not for the scheduler's requests",
     (
+        *("serving/service", "replace"),
+        "async with self._replacing:",
+    ): "reloads and updates hold a lock of their own meanwhile, so no task waits here",
+    (
         *("storage/database", "shrink"),
         'db.execute("VACUUM")',
     ): "only `edgeslm purge` does it, while no node runs",

@@ -13,7 +13,7 @@ from tests.simulation import routes
 CONFIG = """
 node: n0
 broker: {{url: mqtt://b0}}
-models: {{small: {{bundle: {bundle}, threads: 1}}}}
+models: {{small: {{bundle: {bundle}, threads: 1}}{names}}}
 prepare: never
 durability: {durability}
 limits: {{{limits}}}
@@ -34,7 +34,8 @@ CHANGES: tuple[Change, ...] = (
 class Setup:
     """``repeat_window_s`` and ``journal_bytes`` are the node's limits. With ``lowest_mids``, the broker gives
     each message the lowest free packet identifier. ``outbox_bytes`` is the limit of the node's outbox.
-    ``has_equal`` is whether sensors send equal messages; the broker then loses all when it is killed."""
+    ``has_equal`` is whether sensors send equal messages; the broker then loses all when it is killed.
+    ``has_names`` is whether a model redacts messages."""
 
     durability: Literal["broker", "spool"] = "broker"
     queue: int = 16
@@ -49,6 +50,7 @@ class Setup:
     mqtt5: bool = True
     bad_pages: float = 0.03
     has_equal: bool = False
+    has_names: bool = False
 
     @property
     def keeps_answers(self) -> bool:
@@ -72,6 +74,7 @@ class Setup:
             mqtt5=chance.random() < 0.85,
             bad_pages=0.0 if is_sealed else chance.choice((0.03, 0.03, 0.2)),  # a changed mark stops the node
             has_equal=has_equal,
+            has_names=chance.random() < 0.4,
         )
 
     def text(self, folder: Path, change: Change = "same") -> str:
@@ -81,6 +84,7 @@ class Setup:
         bundle = {"bundle": "other", "broken bundle": "broken"}.get(change, "bundle")
         text = CONFIG.format(
             bundle=folder / bundle,
+            names=f", names: {{bundle: {folder / 'names'}, threads: 1}}" if self.has_names else "",
             durability=self.durability,
             limits=f"queue: {self.queue}, request_timeout_s: 20, repeat_window_s: {self.repeat_window_s}, "
             f"journal_bytes: {self.journal_bytes}",
@@ -88,7 +92,7 @@ class Setup:
             state=folder / "n0",
             instruction=", instruction: Answer" if change == "instruction" else "",
         )
-        return text.rstrip() + routes.config(folder, change)
+        return text.rstrip() + routes.config(folder, change, has_names=self.has_names)
 
 
 Draw = Callable[[random.Random], Setup]

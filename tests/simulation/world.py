@@ -8,9 +8,8 @@ import logging
 import random
 import sys
 import tempfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import process_time as processor_time
 from typing import Any
@@ -18,45 +17,27 @@ from typing import Any
 from edgeslm.errors import EdgeslmError
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.node.daemon import Daemon
-from edgeslm.protocol.delivery import Delivery
 from tests.simulation import asks
 from tests.simulation.apps import App, Ask
 from tests.simulation.broker import Broker, Message
+from tests.simulation.bugs import Bugs
 from tests.simulation.disk import Disk, bit_of_a_row
 from tests.simulation.effects import EFFECTS
-from tests.simulation.engine import BROKEN, WORLD, EngineWorld, What
+from tests.simulation.engine import BROKEN, GLINER, WORLD, EngineWorld, What
 from tests.simulation.faults import Fault
 from tests.simulation.knowledge import KNOWLEDGE, KnowledgeWorld
-from tests.simulation.ledger import Ledger, Violation
+from tests.simulation.ledger import Ledger
 from tests.simulation.loop import OUTSIDE, Killed, Place, SimLoop
 from tests.simulation.network import WIRES, Wire
 from tests.simulation.node import SimNode
+from tests.simulation.others import OtherNodes
+from tests.simulation.outcome import Outcome
 from tests.simulation.patches import simulated, statement_points
 from tests.simulation.setup import Change, Setup
-from tests.support.nodes import write_bundle
+from tests.support.nodes import write_bundle, write_zero_shot
 
 SETTLE_S = 400.0
 """Virtual seconds after the last fault within which everything must be idle."""
-
-
-@dataclass
-class Outcome:
-    """``crashes`` counts kills of a node that held an unfinished message and recovered after it."""
-
-    seed: int
-    faults: Sequence[Fault]
-    violations: list[Violation]
-    crashes: int = 0
-    kills: int = 0
-    asks: int = 0
-    results: int = 0
-    forgotten: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    processor_s: float = 0.0
-    trace: list[str] = field(default_factory=list)
-    points: Counter[tuple[str, int]] = field(default_factory=Counter)
-    codes: Counter[str] = field(default_factory=Counter)
 
 
 class _Log(logging.Handler):
@@ -94,13 +75,14 @@ class World:
         self.traced = traced
         self.trace: deque[str] = deque(maxlen=4000)
         self.ledger = Ledger(self.loop, self.note)
-        self.ledger.keeps_answers = self.setup.keeps_answers
+        self.ledger.keeps_answers, self.ledger.has_names = self.setup.keeps_answers, self.setup.has_names
         self.broker = self._make_broker()
         self.wire: Wire = Wire(self.loop, self.broker, random.Random(f"{seed} network"))
         self._write_files(random.Random(f"{seed} key"))
         self.disk = Disk(folder / "n0")
         self.write_config("same")
-        self.node: SimNode = SimNode(self.loop, folder / "node.yaml", self.disk)
+        others = OtherNodes(random.Random(f"{seed} others"))
+        self.node: SimNode = SimNode(self.loop, folder / "node.yaml", self.disk, others)
         self.apps = [App(self.wire, f"app-{number}", self.ledger.got) for number in range(2)]
         self.engines = EngineWorld(
             random.Random(f"{seed} engines"),
@@ -110,10 +92,11 @@ class World:
             self.ledger.crashed,
             lambda node: self.node.kill(),
         )
+        self.engines.finds = lambda: self.names_fault
         self.knowledge = KnowledgeWorld(random.Random(f"{seed} knowledge"), self._keep_memory)
+        self.names_fault: What = "answer"
         self.next_engine_faults: deque[What] = deque()
-        self.bugs: list[str] = []
-        """What the next bugs hit: a ``request``, the message of a ``route``, or ``memory``."""
+        self.bugs = Bugs(self)
         self._restarts = random.Random(f"{seed} restarts")
         self._disk_chance = random.Random(f"{seed} disk")
         self.cuts_power = False
@@ -135,6 +118,7 @@ class World:
         write_bundle(folder / "bundle")
         write_bundle(folder / "other", weights=b"other weights")
         write_bundle(folder / "broken", weights=BROKEN)
+        write_zero_shot(folder / "names", GLINER)
         (folder / "key").write_bytes(chance.randbytes(32))
         (folder / "n0").mkdir(mode=0o700)
 
@@ -162,38 +146,6 @@ class World:
     def _keep_memory(self, memory: Memory) -> str:
         found = self.knowledge.chance.random()
         return "end" if found < 0.03 else "refuse" if found < 0.06 else ""
-
-    # What the product's code calls, as set in ``patches``
-
-    def on_request(self, delivery: Delivery) -> None:
-        """A node is about to parse a request."""
-        if self.bugs and self.bugs[0] == "request":
-            self.bugs.pop(0)
-            self.note("a bug ends the work on a request")
-            ask = self.ledger.asks.get((delivery.correlation or b"").decode())
-            ask = ask or self.ledger.by_payload.get(delivery.payload)
-            if ask is not None:
-                reply_to = self.node.topics.result(ask.topic.rpartition("/")[2])
-                self.ledger.bugs.setdefault(reply_to, []).append(ask)
-            raise MemoryError if self.chance.random() < 0.5 else RuntimeError("a bug")
-
-    def on_route(self, topic: str, payload: bytes) -> None:
-        """A route is about to read a message."""
-        ask = self.ledger.by_payload.get(payload)
-        if ask is not None and ask.is_poison:
-            self.node.kill()
-            raise Killed
-        if ask is not None and self.bugs and self.bugs[0] == "route":
-            self.bugs.pop(0)
-            self.note(f"a bug ends the work on {ask.name}")
-            self.ledger.bugs.setdefault(topic, []).append(ask)
-            raise RuntimeError("a bug")
-
-    def on_report(self) -> None:
-        """A node is about to report a message on which a bug ended the work."""
-        if self.bugs and self.bugs[0] == "memory":
-            self.bugs.pop(0)
-            raise MemoryError
 
     def _started(self, daemon: Daemon) -> None:
         self.ledger.node_started(self.node, daemon)
@@ -327,11 +279,13 @@ class World:
         if process is not None:
             process.kill_in = process.kill_in_statements = None
         self.node.kill_at.clear()
-        self.bugs.clear()
+        self.bugs.waiting.clear()
         self.write_config("same")
         self.io_left, self.disk_fault = None, 0
         self.disk.spoil = lambda page: None
         self.next_engine_faults.clear()
+        self.names_fault = "answer"
+        self.knowledge.refuses_starts = 0.0
         self.broker.refuses = lambda *told: 0
         self.wire.partitioned.clear()
         self.wire.flaps = lambda client: None
@@ -391,7 +345,7 @@ class World:
         else:
             log.setLevel(logging.CRITICAL)
         try:
-            with simulated(self.loop, self.seed, self):
+            with simulated(self.loop, self.seed, self.bugs):
                 self.loop.run_until_complete(self._main(within_s, asks))
                 self.node.on_killed = lambda: None
                 self.node.kill()

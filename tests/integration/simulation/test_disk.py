@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.storage import renewal
 from edgeslm.storage.database import Database
 from tests.simulation.disk import Disk, bit_of_a_row
 from tests.simulation.loop import SimLoop
 from tests.simulation.patches import simulated
+from tests.simulation.synced_file import SyncedFile
 
 
 @pytest.fixture
@@ -99,3 +102,26 @@ def test_a_disk_without_room_refuses_writes(disk: Disk) -> None:
         database.opened.execute("UPDATE session SET epoch = 3")
     disk.fault = lambda operation: 0
     assert epoch(database) == 0
+
+
+def test_a_power_cut_undoes_a_truncation_as_a_whole(tmp_path: Path) -> None:
+    content = bytes(range(1, 251)) * 20
+    for seed in range(20):
+        file = SyncedFile("", os.open(tmp_path / str(seed), os.O_RDWR | os.O_CREAT))
+        file.write(content, 0)
+        file.is_synced()
+        file.truncate(0)
+        file.write(b"later", 0)
+        file.lose(random.Random(seed))
+        left = os.pread(file.fd, 9999, 0)
+        os.close(file.fd)
+        assert left == content or len(left) <= len(b"later"), seed
+
+
+def test_a_file_that_the_product_syncs_itself_outlives_a_power_cut(disk: Disk) -> None:
+    file = disk.opened(str(disk.folder / "draft.sqlite"))
+    disk.write(file, b"content", 0)
+    renewal.sync(Path(file.path))
+    disk.turn_off()
+    disk.cut_power(random.Random(1))
+    assert Path(file.path).read_bytes() == b"content"

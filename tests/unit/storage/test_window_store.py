@@ -8,7 +8,7 @@ from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
 from edgeslm.storage.journal import reader_key
 from edgeslm.storage.spool import Spool
-from edgeslm.storage.window_store import Gathered, StoredMessage, Windows
+from edgeslm.storage.window_store import LOST_ACK_S, Gathered, StoredMessage, Windows
 from tests.support.disks import flip
 from tests.support.fakes import FakeClock, make_delivery, make_key
 
@@ -78,8 +78,19 @@ def publish_twice(windows: Windows, *in_flight: bytes) -> None:
     windows.forget(HALL, windows.complete(HALL), in_flight)
 
 
+def test_a_message_whose_acknowledgement_may_be_lost_is_known_after_several_digests(
+    windows: Windows, clock: FakeClock
+) -> None:
+    windows.add([make_message(1)])
+    publish_twice(windows)
+    assert windows.add([make_message(1, is_again=True)]) == [False]
+    clock.now += LOST_ACK_S + 1
+    publish_twice(windows)
+    assert windows.add([make_message(1, is_again=True)]) == [True]
+
+
 def test_a_message_that_another_route_still_works_on_is_known_after_several_digests(
-    windows: Windows, database: Database
+    windows: Windows, database: Database, clock: FakeClock
 ) -> None:
     spool = Spool(database, limit_bytes=1 << 20)
     spooled = spool.add([(make_delivery(), make_key(2))])[0]
@@ -87,6 +98,7 @@ def test_a_message_that_another_route_still_works_on_is_known_after_several_dige
         make_message(number, key=reader_key(make_key(number), HALL[0]), is_again=True) for number in (1, 2)
     ]
     assert windows.add(again) == [True, True]
+    clock.now += LOST_ACK_S + 1
     publish_twice(windows, make_key(1))
     assert windows.add(again) == [False, False], "the first is in flight, the second is in the spool"
     spool.remove(spooled)
@@ -105,9 +117,10 @@ def test_messages_without_a_key_all_count(windows: Windows) -> None:
     assert windows.add([make_message(1, key=None), make_message(1, key=None)]) == [True, True]
 
 
-def test_what_is_forgotten_makes_room(windows: Windows, database: Database) -> None:
+def test_what_is_forgotten_makes_room(windows: Windows, database: Database, clock: FakeClock) -> None:
     used = []
     for number in range(12):
+        clock.now += LOST_ACK_S
         windows.add([make_message(10 * number + one, text="x" * 900) for one in range(10)])
         windows.forget(HALL, windows.complete(HALL))
         used.append(database.used_bytes)
