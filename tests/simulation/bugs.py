@@ -21,11 +21,8 @@ class Bugs:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.setup: Setup = world.setup
         self.waiting: list[Bug] = []
-
-    @property
-    def setup(self) -> Setup:
-        return self._world.setup
 
     def _comes(self, bug: Bug) -> bool:
         if bug not in self.waiting:

