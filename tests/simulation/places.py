@@ -34,10 +34,6 @@ UNREACHABLE: dict[tuple[str, str, str], str] = {
         "async with self._admission.hold(held):",
     ): "a correction is never in the spool, so neither a task waits here nor is a statement run",
     (
-        *("serving/scheduler", "drain"),
-        "_, left = await asyncio.wait(futures, timeout=limit_s)",
-    ): "the daemon waits for its messages in flight, not for the scheduler's requests",
-    (
         *("serving/service", "replace"),
         "async with self._replacing:",
     ): "reloads and updates hold a lock of their own meanwhile, so no task waits here",
