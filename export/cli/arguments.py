@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeslm_export.jobs.device import AUTO, CHOICES
+
 if TYPE_CHECKING:
     from edgeslm_export.data.rows import QuestionRow
 
@@ -81,6 +83,17 @@ def add_questions(command: argparse.ArgumentParser, words: str) -> None:
     command.add_argument("--questions", type=Path, metavar="DATA", help=words)
     command.add_argument(
         "--minutes", type=positive, default=0.0, help="most minutes of training (default: no limit)"
+    )
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """Adds ``--device``."""
+    command.add_argument(
+        "--device",
+        choices=CHOICES,
+        default=AUTO,
+        help="what torch computes on; auto: a GPU if torch can use one and the model fits, else the CPU "
+        "(default: %(default)s)",
     )
 
 

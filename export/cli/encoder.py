@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeslm_export.cli.arguments import add_questions, add_recipe, add_source, questions_of
+from edgeslm_export.cli.arguments import add_device, add_questions, add_recipe, add_source, questions_of
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
 
@@ -43,11 +43,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         'JSON lines {"text", "question", "answer"}, as for the command reader, to train it for search by '
         "questions (default: no training)",
     )
+    add_device(command)
 
 
 def run(options: argparse.Namespace) -> None:
     """Makes an encoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
+    from edgeslm_export.jobs.device import choose_device
     from edgeslm_export.models.classifier import export_classifier, read_labels
     from edgeslm_export.models.encoder import export_encoder
     from edgeslm_export.models.zero_shot import export_zero_shot, read_zero_shot
@@ -78,7 +80,11 @@ def run(options: argparse.Namespace) -> None:
             )
         elif rows:
             budget = Budget(
-                seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug
+                seconds=60 * options.minutes,
+                announce=bar.say,
+                on_progress=bar,
+                debug=options.debug,
+                device=choose_device(options.device, bar.say, debug=options.debug),
             )
             manifest, measured = export_retriever(origin, rows, options.out, options.recipe, budget)
         else:

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.cli.arguments import positive, share_of_label
+from edgeslm_export.cli.arguments import add_device, positive, share_of_label
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_json, print_line
 from edgeslm_export.cli.tune_report import print_report, print_use
 from edgeslm_export.data.review import ASK, CHOICES, HeldOutLabels, doubted, load_tested, review_rows
 from edgeslm_export.data.rows import FieldsRow, LabelledRow, count_waiting, counted
+from edgeslm_export.jobs.device import choose_device
 from edgeslm_export.jobs.subprocess_job import Announce
 from edgeslm_export.sources.node import NodeTask
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
@@ -110,7 +111,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_budget(command: argparse.ArgumentParser, usual: str) -> None:
-    """Adds ``--method`` and ``--minutes``. :param usual: the default method."""
+    """Adds ``--method``, ``--minutes`` and ``--device``. :param usual: the default method."""
     command.add_argument(
         "--method",
         action="append",
@@ -125,6 +126,7 @@ def add_budget(command: argparse.ArgumentParser, usual: str) -> None:
         type=positive,
         help="most minutes of training for each method (default: no limit)",
     )
+    add_device(command)
     command.set_defaults(usual_method=usual)
 
 
@@ -292,7 +294,7 @@ def _test(options: argparse.Namespace, inputs: Inputs, method: str, bar: Bar) ->
 
 
 def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
-    """The training budget that ``--method``, ``--minutes`` and ``--debug`` set."""
+    """The training budget that ``--method``, ``--minutes``, ``--device`` and ``--debug`` set."""
     methods = options.method or [options.usual_method]
     return Budget(
         methods=() if AUTO in methods else tuple(dict.fromkeys(methods)),
@@ -300,6 +302,7 @@ def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
         announce=bar.say,
         on_progress=bar,
         debug=options.debug,
+        device=choose_device(options.device, bar.say, debug=options.debug),
     )
 
 

@@ -60,6 +60,8 @@ _QUIET = {
     "PYTHONUNBUFFERED": "1",
 }
 
+GPU_FULL = "The GPU has too little memory for this; the same command with --device cpu needs none of it."
+
 _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
@@ -196,7 +198,18 @@ class Reporter:
             traceback.print_exc()
             self._send({"error": str(error)})
             return 1
+        except Exception as error:
+            if not _is_gpu_full(error):
+                raise
+            traceback.print_exc()
+            self._send({"error": GPU_FULL})
+            return 1
         return 0
+
+
+def _is_gpu_full(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _end_with_parent() -> None:

@@ -60,7 +60,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     job = open_job(task, reporter)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
     # float32, whatever the checkpoint has: small steps vanish in 16 bits.
-    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
+    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32).to(job.device)
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
     padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
     truth = task["truth"]
@@ -69,11 +69,12 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     def loss(batch: Sequence[int]) -> torch.Tensor:
         """Mean squared error of the pairs' cosines."""
         both = zip(*(pairs[number] for number in batch), strict=True)
-        tokens, mask = padded([rows[row] for side in both for row in side], padding)
+        tokens, mask = padded([rows[row] for side in both for row in side], padding, model.device)
         hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state
         ones, others = pooled(hidden, mask, task["pooling"], normalize=True).chunk(2)
         alike = torch.tensor(
-            [float(truth[one] == truth[other]) for one, other in map(pairs.__getitem__, batch)]
+            [float(truth[one] == truth[other]) for one, other in map(pairs.__getitem__, batch)],
+            device=model.device,
         )
         return torch.nn.functional.mse_loss((ones * others).sum(1), alike)
 

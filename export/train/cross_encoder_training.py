@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeslm_export.jobs.device import has_bfloat16
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import LAYER, save_beside
 from edgeslm_export.train.job import TrainingJob, open_job
@@ -25,7 +26,6 @@ from edgeslm_export.train.loop import (
     TEMPERATURES,
     Training,
     freeze_lowest,
-    has_bfloat16,
     padded,
     run_training,
 )
@@ -104,7 +104,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     # On CPUs training with eager attention is twice as fast as with fused kernels.
     model = transformers.AutoModel.from_pretrained(
         job.source, dtype=torch.float32, attn_implementation="eager"
-    )
+    ).to(job.device)
     freeze_lowest(model)
     reader = CrossEncoder(model)
     made = [
@@ -172,9 +172,9 @@ class CrossEncoder:
         self._model = model
         self._padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
         self._has_kinds = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
-        self._in_bfloat16 = has_bfloat16()
+        self._in_bfloat16 = has_bfloat16(model.device)
         size = model.config.hidden_size
-        self._answers, self._places = torch.nn.Linear(size, 1), torch.nn.Linear(size, 2)
+        self._answers, self._places = (torch.nn.Linear(size, outputs).to(model.device) for outputs in (1, 2))
 
     @property
     def layers(self) -> list[torch.nn.Parameter]:
@@ -185,13 +185,14 @@ class CrossEncoder:
         first or the last token of the answer. Token 0 stands for no answer."""
         import torch
 
-        tokens, mask = padded([row.tokens for row in rows], self._padding)
-        kinds, _ = padded([row.kinds for row in rows], 0)
+        device = self._model.device
+        tokens, mask = padded([row.tokens for row in rows], self._padding, device)
+        kinds, _ = padded([row.kinds for row in rows], 0, device)
         extra = {"token_type_ids": kinds} if self._has_kinds else {}
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._in_bfloat16):
             hidden = self._model(input_ids=tokens, attention_mask=mask, **extra).last_hidden_state
         hidden = hidden.float()
-        stands, _ = padded([row.stands for row in rows], 0)
+        stands, _ = padded([row.stands for row in rows], 0, device)
         stands[:, 0] = 1
         places = self._places(hidden).masked_fill(stands.unsqueeze(-1) == 0, _NOWHERE)
         return self._answers(hidden[:, 0])[:, 0], places
@@ -201,15 +202,19 @@ class CrossEncoder:
 
         rows = [row for group in groups for row in group]
         logits, places = self._read(rows)
-        wanted = torch.tensor([float(row.answers) for row in rows])
+        wanted = torch.tensor([float(row.answers) for row in rows], device=logits.device)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted)
         known = [number for number, row in enumerate(rows) if row.place is not None]
         if known:
-            aims = torch.tensor([rows[number].place for number in known])
+            aims = torch.tensor([rows[number].place for number in known], device=logits.device)
             loss = loss + _PLACES * torch.nn.functional.cross_entropy(places[known], aims)
         compared = [
-            torch.nn.functional.cross_entropy(of_group, torch.tensor([row.answers for row in group]).float())
-            for group, of_group in zip(groups, logits.split([len(group) for group in groups]), strict=True)
+            torch.nn.functional.cross_entropy(of_group, of_group_wanted)
+            for group, of_group, of_group_wanted in zip(
+                groups,
+                *(part.split([len(group) for group in groups]) for part in (logits, wanted)),
+                strict=True,
+            )
             if len(group) > 1 and any(row.answers for row in group)
         ]
         return loss + torch.stack(compared).mean() if compared else loss
@@ -221,7 +226,7 @@ class CrossEncoder:
 
         rows = [row for group in groups for row in group]
         logits, _ = self._read(rows)
-        wanted = torch.tensor([float(row.answers) for row in rows])
+        wanted = torch.tensor([float(row.answers) for row in rows], device=logits.device)
         entropy = torch.nn.functional.binary_cross_entropy_with_logits
         losses = torch.stack([entropy(logits / each, wanted, reduction="none") for each in TEMPERATURES])
         return torch.stack([part.mean(1) for part in losses.split([len(group) for group in groups], 1)], 1)
@@ -240,11 +245,11 @@ class CrossEncoder:
 
         save_beside(self._model, source, out)
         arrays: dict[str, Any] = {
-            name: (value.detach().numpy() / temperature).astype(np.float32)
+            name: (value.detach().cpu().numpy() / temperature).astype(np.float32)
             for name, value in zip(("weight", "bias"), self._answers.parameters(), strict=True)
         }
         places = zip(("place_weight", "place_bias"), self._places.parameters(), strict=True)
-        np.savez(out / LAYER, **arrays, **{name: value.detach().numpy() for name, value in places})
+        np.savez(out / LAYER, **arrays, **{name: value.detach().cpu().numpy() for name, value in places})
 
 
 if __name__ == "__main__":

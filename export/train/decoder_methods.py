@@ -104,6 +104,7 @@ class AdapterTrainer:
         self._branches = load_base(self.base)
         self._origin, self._task, self._budget = origin, task, budget
         self._notes, self._work = notes, work
+        self._device = budget.device_for(origin.weights, _BYTES_A_WEIGHT[method])
         self._encoder = RowEncoder(
             base, make_task(str(task.learned["task"]), TaskSection(), self._planned_bundle())
         )
@@ -128,6 +129,7 @@ class AdapterTrainer:
             self._notes.state(name),
             self._budget.on_progress,
             self._budget.debug,
+            self._device,
         )
         shape = AdapterShape(RANK, "nf4" if self.method == QLORA else "stored")
         taught = [row for row in encoded if row is not None]

@@ -94,15 +94,15 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     job = open_job(task, reporter)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
-    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
+    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32).to(job.device)
     classifier = Classifier(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
     padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
-    truth = torch.tensor(task["truth"])
+    truth = torch.tensor(task["truth"], device=job.device)
 
     def losses(batch: Sequence[int], temperatures: Sequence[float]) -> torch.Tensor:
         """[temperatures, rows]"""
-        tokens, mask = padded([rows[row] for row in batch], padding)
+        tokens, mask = padded([rows[row] for row in batch], padding, model.device)
         logits, wanted = classifier.logits(tokens, mask), truth[list(batch)]
         entropy = torch.nn.functional.cross_entropy
         return torch.stack([entropy(logits / each, wanted, reduction="none") for each in temperatures])
@@ -130,7 +130,7 @@ class Classifier:
 
         self.model, self._pooling, self._normalize = model, pooling, normalize
         self.scale = UNIT_SCALE if normalize else 1.0
-        self.layer = torch.nn.Linear(model.config.hidden_size, labels)
+        self.layer = torch.nn.Linear(model.config.hidden_size, labels).to(model.device)
 
     def logits(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits [rows, labels], for ``tokens`` and ``mask``, both [rows, longest]."""
@@ -157,7 +157,9 @@ def _save(classifier: Classifier, source: Path, out: Path) -> None:
     import numpy as np
 
     save_beside(classifier.model, source, out)
-    weight, bias = (value.detach().numpy() for value in (classifier.layer.weight, classifier.layer.bias))
+    weight, bias = (
+        value.detach().cpu().numpy() for value in (classifier.layer.weight, classifier.layer.bias)
+    )
     np.savez(out / LAYER, weight=(weight * classifier.scale).astype(np.float32), bias=bias.astype(np.float32))
 
 

@@ -118,6 +118,7 @@ class FineTunedEncoder(abc.ABC):
         self._folds = folds_to_try(spec.folds)
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(spec.texts)
         self._epochs = 0
+        self._device = budget.device_for(origin.weights, BYTES_A_WEIGHT)
 
     def _try_folds(self) -> list[dict[str, Any]]:
         """The results of all folds as dicts, in which ``epochs`` is the fold's best epoch. Folds with saved
@@ -161,6 +162,7 @@ class FineTunedEncoder(abc.ABC):
             self._notes.state(name),
             self._budget.on_progress,
             self._budget.debug,
+            self._device,
         )
 
     def _head_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgeslm_export.jobs.device import CPU
 from edgeslm_export.jobs.subprocess_job import Reporter
 
 from edgeslm.errors import ExportError
@@ -36,8 +37,6 @@ _LEAST = 0.5
 trained less isn't useful."""
 _FROZEN = 2
 """Number of the lowest layers that are frozen; never more than half of a model's layers."""
-_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""CPU flags for bfloat16, on x86 and ARM."""
 NOTED_S = 300.0
 """Seconds between two saved states: the maximum training time that an interruption loses. A saved state takes
 some hundred megabytes."""
@@ -189,16 +188,6 @@ def freeze_lowest(model: Any) -> None:
             module.p = 0.0
 
 
-def has_bfloat16() -> bool:
-    """Whether this processor has bfloat16 instructions, which are three times as fast; other processors
-    emulate bfloat16."""
-    try:
-        known = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return not _BFLOAT16_FLAGS.isdisjoint(known.split())
-
-
 def reproducible(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Those figures that every run reproduces: only these may be in a bundle's report, since the same input
     must give the same bundle."""
@@ -242,6 +231,7 @@ class BestEpoch:
         """Validation losses [rows] of the epoch with the lowest mean."""
 
     def see(self, epoch: int, losses: torch.Tensor) -> None:
+        losses = losses.cpu()  # as in the state of a run that another device may resume
         if not self.epoch or losses.mean() < self.losses.mean():
             self.losses = losses
         elif _is_worse(losses - self.losses):
@@ -299,7 +289,9 @@ def _batches(
     yield from batches
 
 
-def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(
+    rows: Sequence[Sequence[int]], padding: int, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both [rows, longest], padded on the right."""
     import torch
 
@@ -309,7 +301,7 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, t
     for number, row in enumerate(rows):
         tokens[number, : len(row)] = torch.tensor(row)
         mask[number, : len(row)] = 1
-    return tokens, mask
+    return tokens.to(device), mask.to(device)
 
 
 # --- an interrupted run ------------------------------------------------------------------------------
@@ -329,6 +321,9 @@ def _save_state(
         "best": (best.epoch, best.losses, best.values),
         "random": torch.get_rng_state(),
     }
+    device = weights[0].device
+    if device.type != CPU:
+        content["random_of_device"] = (device.type, torch.get_device_module(device).get_rng_state())
     partial = state.with_name(state.name + ".partial")
     with partial.open("wb") as stream:
         torch.save(content, stream)
@@ -360,5 +355,9 @@ def _load_state(
             weight.copy_(value)
     best.epoch, best.losses, best.values = content["best"]
     torch.set_rng_state(content["random"])
+    device = weights[0].device
+    kind, random_state = content.get("random_of_device", ("", None))
+    if device.type == kind:
+        torch.get_device_module(device).set_rng_state(random_state)
     step, spent, loss = content["stand"]
     return step, spent, loss

@@ -109,7 +109,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=job.out.parent) as name:
         checkpoint = Path(name) / "checkpoint"
         make_checkpoint(job.source, task["architecture"], checkpoint)
-        model = _load_base(checkpoint, Path(task["bundle"]), shape.base)
+        model = _load_base(checkpoint, Path(task["bundle"]), shape.base, job.device)
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     config = LoraConfig(
         r=shape.rank,
@@ -118,6 +118,8 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, config)
+    if shape.base != "nf4":  # which is on the device, where bitsandbytes has packed it
+        model = model.to(job.device)
     rows = [TokenRow(**row) for row in task["rows"]]
     training = Training(
         model,
@@ -134,7 +136,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {**figures, "peak_rss": peak_rss_bytes()}
 
 
-def _load_base(checkpoint: Path, bundle: Path, base: Base) -> Any:
+def _load_base(checkpoint: Path, bundle: Path, base: Base, device: str) -> Any:
     import torch
     import transformers
 
@@ -146,7 +148,7 @@ def _load_base(checkpoint: Path, bundle: Path, base: Base) -> Any:
             bnb_4bit_compute_dtype=torch.float32,
         )
         return transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, quantization_config=four_bits, device_map="cpu"
+            checkpoint, dtype=torch.float32, quantization_config=four_bits, device_map=device
         )
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     if base == "stored":
@@ -163,8 +165,9 @@ def answer_loss(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
     """
     import torch
 
+    device = model.device
     sequences = [[*row.prompt, *row.answer[:-1]] for row in rows]
-    tokens, mask = (part.flip(1) for part in padded([ids[::-1] for ids in sequences], 0))
+    tokens, mask = (part.flip(1) for part in padded([ids[::-1] for ids in sequences], 0, device))
     most = max(len(row.answer) for row in rows)
     logits = model(
         input_ids=tokens,
@@ -173,17 +176,17 @@ def answer_loss(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
         use_cache=False,
         logits_to_keep=most,
     ).logits
-    total = torch.zeros(())
+    total = torch.zeros((), device=device)
     for row, of_row in zip(rows, logits, strict=True):
         at = of_row[most - len(row.answer) :]
         if row.steps is None:
-            wanted = torch.tensor(row.answer)
+            wanted = torch.tensor(row.answer, device=device)
             total = total + torch.nn.functional.cross_entropy(at, wanted)
             continue
         for position, (choices, target) in zip(at, row.steps, strict=True):
             if len(choices) > 1:
-                log_share = torch.log_softmax(position[torch.tensor(choices)], 0)
-                total = total - (torch.tensor(target) * log_share).sum()
+                log_share = torch.log_softmax(position[torch.tensor(choices, device=device)], 0)
+                total = total - (torch.tensor(target, device=device) * log_share).sum()
     return total / len(rows)
 
 

@@ -100,7 +100,10 @@ def export_reader(
         taught = Path(name) / "taught"
         _, context_length = read_pooling(origin.path)
         state = notes.state("taught")
-        job = TrainingJob(origin.path, taught, schedule, aside, state, budget.on_progress, budget.debug)
+        device = budget.device_for(origin.weights, BYTES_A_WEIGHT)
+        job = TrainingJob(
+            origin.path, taught, schedule, aside, state, budget.on_progress, budget.debug, device
+        )
         said = train_reader(job, min(LONGEST, context_length), asked)
         fields, likeness = _fill(stage, taught, origin, budget, recipe)
         figures = {**measure(stage, [asked[number] for number in aside]), **likeness}

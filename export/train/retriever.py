@@ -78,7 +78,14 @@ def export_retriever(
             before = hits(plain, aside, budget.on_progress)
         else:
             budget.announce("There are too few sources to hold one out: the gain of training isn't measured.")
-        job = TrainingJob(origin.path, taught, schedule, on_progress=budget.on_progress, debug=budget.debug)
+        job = TrainingJob(
+            origin.path,
+            taught,
+            schedule,
+            on_progress=budget.on_progress,
+            debug=budget.debug,
+            device=budget.device_for(origin.weights, BYTES_A_WEIGHT),
+        )
         said = train_retriever(job, section, min(LONGEST, context_length), make_chunks(texts))
         fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, budget)
         figures = {"before": before, "after": hits(stage, aside, budget.on_progress)}

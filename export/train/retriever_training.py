@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeslm_export.jobs.device import has_bfloat16
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import pooled, save_beside
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import Training, freeze_lowest, has_bfloat16, padded, run_training
+from edgeslm_export.train.loop import Training, freeze_lowest, padded, run_training
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.hardware.board import peak_rss_bytes
@@ -75,7 +76,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     # On CPUs training with eager attention is twice as fast as with fused kernels.
     model = transformers.AutoModel.from_pretrained(
         job.source, dtype=torch.float32, attn_implementation="eager"
-    )
+    ).to(job.device)
     freeze_lowest(model)
     retriever = RetrieverModel(model, task["pooling"])
 
@@ -118,14 +119,14 @@ class RetrieverModel:
     def __init__(self, model: Any, pooling: str) -> None:
         self._model, self._pooling = model, pooling
         self._padding = model.config.pad_token_id or 0
-        self._in_bfloat16 = has_bfloat16()
+        self._in_bfloat16 = has_bfloat16(model.device)
 
     def vectors(self, rows: Sequence[list[int]]) -> torch.Tensor:
         """Normalized vectors [rows, dimension], since a search compares cosines."""
         import torch
 
-        tokens, mask = padded(rows, self._padding)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16):
+        tokens, mask = padded(rows, self._padding, self._model.device)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self._in_bfloat16):
             hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         return pooled(hidden.float(), mask, self._pooling, normalize=True)
 
@@ -135,14 +136,14 @@ class RetrieverModel:
         import torch
 
         asked = [(number, question) for number, text in enumerate(texts) for question in text.questions]
-        own = torch.tensor([number for number, _ in asked])
+        own = torch.tensor([number for number, _ in asked], device=self._model.device)
         scores = (
             self.vectors([question for _, question in asked])
             @ self.vectors([text.tokens for text in texts]).T
         )
-        kin = torch.tensor([text.kin for text in texts])
+        kin = torch.tensor([text.kin for text in texts], device=own.device)
         like_own = kin[own].unsqueeze(1) == kin.unsqueeze(0)
-        like_own[torch.arange(len(own)), own] = False
+        like_own[torch.arange(len(own), device=own.device), own] = False
         return torch.nn.functional.cross_entropy((scores / _TEMPERATURE).masked_fill(like_own, _NEVER), own)
 
 

@@ -97,7 +97,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
     if not tokenizer.is_fast:
         raise ExportError("The encoder's tokenizer doesn't tell where its tokens stand; take another.")
-    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
+    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32).to(job.device)
     head = SpanHead(model, task["options"], task["pooling"], normalize=task["normalize"])
     rows = [
         make_span_row(tokenizer, text, task["length"], aims)
@@ -150,7 +150,9 @@ class SpanHead:
         self._scale = UNIT_SCALE if normalize else 1.0
         self._padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
         size, fields = model.config.hidden_size, len(options)
-        self._options, self._places = torch.nn.Linear(size, sum(options)), torch.nn.Linear(size, 3 * fields)
+        self._options, self._places = (
+            torch.nn.Linear(size, outputs).to(model.device) for outputs in (sum(options), 3 * fields)
+        )
         self._sizes = list(options)
 
     @property
@@ -161,10 +163,10 @@ class SpanHead:
         """Losses [temperatures, rows]: cross-entropy of class and span, summed over the fields."""
         import torch
 
-        tokens, mask = padded([row.tokens for row in rows], self._padding)
+        tokens, mask = padded([row.tokens for row in rows], self._padding, self._model.device)
         hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         vectors = pooled(hidden, mask, self._pooling, normalize=self._normalize)
-        wanted = torch.tensor([row.options for row in rows])
+        wanted = torch.tensor([row.options for row in rows], device=tokens.device)
         options, places = self._options(vectors * self._scale), self._places(hidden).unflatten(2, (-1, 3))
         pairs = [(number, field) for number, row in enumerate(rows) for field in row.places]
         totals = []
@@ -176,7 +178,7 @@ class SpanHead:
                         logits, wanted[:, field], ignore_index=-1, reduction="none"
                     )
             if pairs:
-                of_rows = torch.tensor([number for number, _ in pairs])
+                of_rows = torch.tensor([number for number, _ in pairs], device=tokens.device)
                 total = total.index_add(0, of_rows, _place_losses(places / temperature, rows, pairs))
             totals.append(total)
         return torch.stack(totals)
@@ -185,7 +187,7 @@ class SpanHead:
         import numpy as np
 
         save_beside(self._model, source, out)
-        weight, bias, place_weight, place_bias = (value.detach().numpy() for value in self.layers)
+        weight, bias, place_weight, place_bias = (value.detach().cpu().numpy() for value in self.layers)
         arrays: dict[str, Any] = {
             "weight": weight * self._scale,
             "bias": bias,
@@ -216,7 +218,9 @@ def _place_losses(
         ends[at, : len(standing)], lack[at, : len(standing)] = torch.tensor(standing), False
         for begin, end in standing:
             inside[at, begin : end + 1] = 1
-    of_rows, of_fields = torch.tensor(pairs).T
+    # Built on the CPU, where single values cost least.
+    stands, ends, lack, inside = (part.to(places.device) for part in (stands, ends, lack, inside))
+    of_rows, of_fields = torch.tensor(pairs, device=places.device).T
     scores = places[of_rows, :, of_fields]  # [pairs, longest, 3]
     possible = stands[of_rows]
     shares = torch.log_softmax(scores[:, :, :2].masked_fill(~possible[:, :, None], _NOWHERE), 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from edgeslm_export.data.rows import equal_texts
+from edgeslm_export.jobs.device import Device
 from edgeslm_export.jobs.subprocess_job import Announce, OnProgress
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.calibration import Fitted, fit_calibration, log_softmax
@@ -59,8 +60,9 @@ class Inputs:
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Limits of a training. ``methods`` are the methods to try (if empty, all of ``METHODS`` that are
-    possible), ``seconds`` is the time limit for each method (0 for no limit), and ``recalls`` has the wanted
-    recall of labels. ``announce`` and ``on_progress`` inform the user."""
+    possible), ``seconds`` is the time limit for each method (0 for no limit), ``recalls`` has the wanted
+    recall of labels, and ``device`` is what torch trains on. ``announce`` and ``on_progress`` inform the
+    user."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -70,6 +72,11 @@ class Budget:
     debug: bool = False
     begin: Callable[[str], None] = lambda step: None
     """Called before each training, with its name."""
+    device: Device = field(default_factory=Device)
+
+    def device_for(self, weights: int, bytes_a_weight: int) -> str:
+        """The device for training a model with ``weights`` parameters."""
+        return self.device.fitting(weights * bytes_a_weight, "Training", self.announce)
 
     def wants(self, *methods: str) -> bool:
         """Whether any of these methods may be tried."""

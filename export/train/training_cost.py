@@ -45,12 +45,14 @@ def timed(budget: Budget, spec: TaskSpec | FieldSpec, inputs: Inputs, notes: Not
     """Tells the user the expected time. :return: the budget with the time left in its progress."""
     gflops = matmul_gflops()
     steps = expected_steps(spec, inputs, budget, notes, gflops)
-    for sentence in _too_short(
-        steps, expected_steps(spec, inputs, replace(budget, seconds=0), notes, gflops), budget
-    ):
-        budget.announce(sentence)
     whole = sum(steps.values())
-    budget.announce(f"Training takes about {duration(whole)} on this machine.")
+    if budget.device.is_gpu:
+        budget.announce(f"Training takes about {duration(whole)} on this machine's CPU, and less on its GPU.")
+    else:
+        unlimited = expected_steps(spec, inputs, replace(budget, seconds=0), notes, gflops)
+        for sentence in _too_short(steps, unlimited, budget):
+            budget.announce(sentence)
+        budget.announce(f"Training takes about {duration(whole)} on this machine.")
     if budget.on_progress is None:
         return budget
     pace = TimeLeft(

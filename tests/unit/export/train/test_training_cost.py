@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.device import Device
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train import training_cost
 from edgeslm_export.train.spec import Budget, Inputs, TaskSpec
@@ -88,3 +89,14 @@ def test_the_user_is_told_before_and_while_it_runs(tmp_path: Path, monkeypatch: 
     new.on_progress(1, 10, "training the adapter")
     assert shown == [(1, 10, "training the adapter")]
     assert timed(replace(budget, on_progress=None), spec(50), INPUTS, Notes(tmp_path)).on_progress is None
+
+
+def test_with_a_gpu_the_times_are_said_to_be_the_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_cost, "matmul_gflops", lambda: 100.0)
+    said: list[str] = []
+    budget = Budget(("lora",), seconds=60.0, announce=said.append, device=Device("cuda"))
+    timed(budget, spec(30_000), INPUTS, Notes(tmp_path))
+    assert len(said) == 1
+    assert said[0].endswith(" on this machine's CPU, and less on its GPU.")
