@@ -181,7 +181,7 @@ def test_what_doesnt_fit_is_refused_and_the_node_goes_on(app: App) -> None:
 def test_corrections_calibrate_a_task(
     bundles: dict[str, Path], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random weights lean to one label; corrections of most messages put that right."""
+    """Random weights lean to some labels; corrections of all messages to another one put that right."""
     monkeypatch.setattr("edgeslm.serving.label_calibration.LOOK_S", 0.05)
     made = {
         "node": "hall",
@@ -199,13 +199,11 @@ def test_corrections_calibrate_a_task(
         result = await service.submit(Request("mood", text, "1", ""))
         return str(result.unwrap()["label"])
 
-    async def calibrate() -> tuple[str, str]:
+    async def calibrate() -> str:
         service = Service(config)
         await service.start()
         extension = LabelCalibration(service)
         try:
-            before = await label(service)
-            other = next(name for name in LABELS if name != before)
             task = service.tasks["mood"]
             assert isinstance(task, Classify)
             await extension.start()
@@ -213,17 +211,19 @@ def test_corrections_calibrate_a_task(
                 while task.seen is None:
                     await asyncio.sleep(0.05)
             texts = [f"{TEXT}, note {number}" for number in range(36)]
-            assert [await label(service, text) for text in texts] == [before] * 36
+            before = [await label(service, text) for text in texts]
+            other = min(LABELS, key=before.count)
+            assert before.count(other) < 20
             for text in texts[:34]:
                 FeedbackStore(config.state_dir).keep(Correction("mood", text, other))
             async with asyncio.timeout(WAIT_S):
                 while task.fitted is None:
                     await asyncio.sleep(0.05)
             assert await label(service) == other
+            return other
         finally:
             await extension.stop()
             await service.stop()
-        return before, other
 
     async def again() -> str:
         service = Service(config)
@@ -233,5 +233,5 @@ def test_corrections_calibrate_a_task(
         finally:
             await service.stop()
 
-    _, other = asyncio.run(calibrate())
+    other = asyncio.run(calibrate())
     assert asyncio.run(again()) == other, "after a restart, too"
