@@ -164,13 +164,13 @@ def _read(file: Path | None, name: str) -> tuple[dict[str, Any], list[Row], Mapp
 
 def _bias(config: Config, name: str, bundles: Mapping[str, Bundle]) -> str | None:
     """The label bias that the node has fitted to the corrections, in words; None if it has none."""
-    from edgeslm.serving.fitted_bias import FEEDBACK, bias_key, load_biases, told
+    from edgeslm.serving.fitted_bias import FEEDBACK, bias_key, describe_bias, load_biases
 
     section, found = config.tasks[name], load_biases(config).get(name)
     models = [one for one in section.stages or (section.model,) if isinstance(one, str) and one in bundles]
     if found is None or section.learned or section.calibration != FEEDBACK or len(models) != 1:
         return None
-    return told(found.bias) if found.key == bias_key(section, bundles[models[0]].digest) else None
+    return describe_bias(found.bias) if found.key == bias_key(section, bundles[models[0]].digest) else None
 
 
 def _fetch(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Row], Mapping[str, int]]:

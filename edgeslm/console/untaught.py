@@ -13,7 +13,7 @@ from typing import Final
 
 from edgeslm.console.taught_task import TaughtTask
 from edgeslm.messages import LEAST_PRIORITY, Request
-from edgeslm.serving.fitted_bias import told
+from edgeslm.serving.fitted_bias import describe_bias
 from edgeslm.serving.service import Service
 from edgeslm.tasks.classify import Classify
 from edgeslm.teaching.session import Row
@@ -46,7 +46,7 @@ class UntaughtModel:
         """What the label bias says that was fitted to the task's corrections; None if there is none."""
         found = self._service.tasks.get(task)
         fitted = found.fitted if isinstance(found, Classify) else None
-        return None if fitted is None else told(fitted)
+        return None if fitted is None else describe_bias(fitted)
 
     def is_wanted(self, one: TaughtTask) -> bool:
         """Whether a shown message could have a proposal. The guesses of a head are better."""

@@ -26,7 +26,7 @@ from edgeslm.engine.worker.prepared import CACHE
 from edgeslm.errors import BundleError, ConfigError
 from edgeslm.hardware.board import usable_cores
 from edgeslm.serving.collections import Collections
-from edgeslm.serving.deployment import Deployment, StageBinding
+from edgeslm.serving.deployment import RANKING, Deployment, StageBinding
 from edgeslm.serving.fitted_bias import bias_key, fitted_task, load_biases, use_bias
 from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.serving.remote import RemoteTarget
@@ -50,7 +50,7 @@ def build_deployment(
     :raises ConfigError: bundles can't be read, or tasks, collections and bundles don't fit together.
     """
     builder = _Builder(config, running)
-    bindings, direct, rerankers = builder.bind_tasks(), builder.bind_models(), builder.bind_rerankers()
+    bindings, direct = builder.bind_tasks(), builder.bind_models()
     builder.check_routes()
     remotes = builder.bind_remotes(bindings)
     if builder.problems or builder.library is None:
@@ -59,9 +59,7 @@ def build_deployment(
     if running is None or builder.library is not running.library:
         builder.library.use(models)  # a shared library keeps the running models
     watches = _make_watches(bindings, running)
-    return Deployment(
-        config, builder.trust, models, builder.library, bindings, watches, direct, rerankers, remotes
-    )
+    return Deployment(config, builder.trust, models, builder.library, bindings, watches, direct, remotes)
 
 
 def _make_models(
@@ -167,7 +165,7 @@ class _Builder:
         return found
 
     def bind_models(self) -> dict[str, tuple[StageBinding, ...]]:
-        """The tasks ``model:NAME`` of the HTTP API, if it offers models."""
+        """The tasks ``model:NAME`` of the HTTP API, if it offers models, and those by which decoders rank."""
         found: dict[str, tuple[StageBinding, ...]] = {}
         api = self._config.api
         if api is None or not api.models:
@@ -180,20 +178,11 @@ class _Builder:
             if manifest.zero_shot is not None:
                 continue  # a request without a task names no labels
             kind: Kind = "generate" if manifest.model_kind == "decoder" else "embed"
+            if kind == "generate":
+                found[f"{RANKING}{task}"] = (self._bind_reranker(f"{RANKING}{task}", name),)
             section = TaskSection(kind=kind, model=name, allow=POSSIBLE[kind], max_tokens=DIRECT_TOKENS)
             found[task] = (self._bind_model(task, section),)
         return found
-
-    def bind_rerankers(self) -> dict[str, StageBinding]:
-        """The tasks by which decoders rank documents, by ``model:NAME``, if the HTTP API offers models."""
-        api = self._config.api
-        if api is None or not api.models:
-            return {}
-        return {
-            f"model:{name}": self._bind_reranker(f"rerank:{name}", name)
-            for name in self._config.models.keys() & self.bundles.keys()
-            if self.bundles[name].manifest.model_kind == "decoder"
-        }
 
     def _bind_reranker(self, task: str, model: str) -> StageBinding:
         section = TaskSection(model=model, allow=("priority", "deadline_ms"))

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from edgeslm.redaction.patterns import Span
 
 
+RANKING = "rerank:"
+"""Before ``model:NAME``: the task by which this decoder ranks documents. Clients can't name it."""
+
+
 @dataclass(frozen=True, slots=True)
 class StageBinding:
     """One stage of a task: the task with the settings of this stage, and the stage's model and adapter."""
@@ -52,9 +56,8 @@ class Deployment:
     """Models, tasks and collections of one configuration, loaded by :meth:`start`.
 
     :param bindings: the stages of each task. :param watches: drift watches, by task.
-    :param direct: bindings of ``model:NAME``, which only the HTTP API may use. :param rerankers: bindings of
-        the tasks by which decoders rank documents, by the ``model:NAME`` of the decoder; only for the HTTP
-        API too. :param remotes: the servers that tasks ask at last.
+    :param direct: bindings of ``model:NAME``, which only the HTTP API may use, and of ``RANKING`` before it,
+        by which a decoder ranks documents. :param remotes: the servers that tasks ask at last.
     """
 
     def __init__(
@@ -66,7 +69,6 @@ class Deployment:
         bindings: Mapping[str, Sequence[StageBinding]],
         watches: Mapping[str, DriftWatch],
         direct: Mapping[str, Sequence[StageBinding]],
-        rerankers: Mapping[str, StageBinding],
         remotes: Mapping[str, RemoteTarget],
     ) -> None:
         self.config = config
@@ -75,10 +77,10 @@ class Deployment:
         self.library = library
         self.bindings = bindings
         self.watches = watches
-        self._rerankers = {binding.task.name: binding for binding in rerankers.values()}
-        self._reranker_names = {name: binding.task.name for name, binding in rerankers.items()}
         self._direct = direct
-        self.direct_tasks = {name: stages[0].task for name, stages in direct.items()}
+        self.direct_tasks = {
+            name: stages[0].task for name, stages in direct.items() if not name.startswith(RANKING)
+        }
         """The tasks ``model:NAME`` of the HTTP API: text by a decoder, embeddings by an encoder, ranking by a
         reader."""
         self.tasks = {name: stages[0].task for name, stages in bindings.items()}
@@ -141,13 +143,15 @@ class Deployment:
             return task
         if not request.is_direct:
             return None
-        reranker = self._rerankers.get(request.task)
-        return self.direct_tasks.get(request.task) if reranker is None else reranker.task
+        stages = self._direct.get(request.task)
+        return None if stages is None else stages[0].task
 
     def reranker_of(self, name: str) -> str | None:
         """Name of the task by which the model of ``model:NAME`` ranks documents; None if it ranks none."""
         task = self.direct_tasks.get(name)
-        return name if task is not None and task.kind == "rerank" else self._reranker_names.get(name)
+        if task is not None and task.kind == "rerank":
+            return name
+        return ranking if (ranking := f"{RANKING}{name}") in self._direct else None
 
     def tasks_of(self, model: str) -> list[str]:
         """The tasks that use a model, either in a stage or as the encoder or reader of their collections."""
@@ -182,8 +186,6 @@ class Deployment:
     async def run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
         """:raises RequestError: no stage could answer, or the task doesn't exist any more."""
         stages = self.bindings.get(request.task) or self._direct.get(request.task)
-        if stages is None and request.task in self._rerankers:
-            stages = (self._rerankers[request.task],)
         if stages is None:  # a reload removed it while the request waited
             raise UnknownTask(f"there is no task {request.task!r} here any more")
         started = time.monotonic()

@@ -86,7 +86,7 @@ def fitted_task(bindings: Sequence[StageBinding]) -> Classify | None:
     return task if task.section.calibration == FEEDBACK else None
 
 
-def told(bias: LabelledBias) -> str:
+def describe_bias(bias: LabelledBias) -> str:
     """A fitted bias in words, for people."""
     said = f"label bias fitted to {bias.rows} messages (those without a correction count as right)"
     if bias.biases is None:

@@ -25,10 +25,10 @@ from edgeslm.ipc.job import Job, JobError
 from edgeslm.serving.fitted_bias import (
     FittedBias,
     bias_key,
+    describe_bias,
     fitted_task,
     load_biases,
     save_biases,
-    told,
     use_bias,
 )
 from edgeslm.storage.feedback_store import PROPOSED, FeedbackStore, is_used
@@ -180,7 +180,7 @@ class LabelCalibration(Extension):
         if found is None:
             log.info("task %s: its label bias is dropped, since corrections were removed", task.name)
         else:
-            log.info("task %s: %s", task.name, told(found.bias))
+            log.info("task %s: %s", task.name, describe_bias(found.bias))
 
 
 def _stamp(store: FeedbackStore, task: str) -> tuple[int, int] | None:

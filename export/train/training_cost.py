@@ -47,7 +47,9 @@ def timed(budget: Budget, spec: TaskSpec | FieldSpec, inputs: Inputs, notes: Not
     steps = expected_steps(spec, inputs, budget, notes, gflops)
     whole = sum(steps.values())
     if budget.device.is_gpu:
-        budget.announce(f"Training takes about {duration(whole)} on this machine's CPU, and less on its GPU.")
+        budget.announce(
+            f"Training takes about {duration(whole)} on this machine's CPU; the GPU's time isn't known."
+        )
     else:
         unlimited = expected_steps(spec, inputs, replace(budget, seconds=0), notes, gflops)
         for sentence in _too_short(steps, unlimited, budget):

@@ -246,7 +246,7 @@ def read_answer(call: Generate, form: ToolFormat, text: str) -> Answer:
             return Answer(text)
         try:
             arguments, end = _read_arguments(rest, form.quote)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Answer(words, tuple(calls), True)
         calls.append(ToolCall(name, arguments))
         rest = rest[end:]

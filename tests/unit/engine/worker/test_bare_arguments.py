@@ -194,6 +194,10 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     assert answer.is_cut or answer == Answer("", answer.calls)
 
 
+def test_lists_without_an_end_are_read_as_cut_off() -> None:
+    assert read_answer(asked(), FORM, "<start_function_call>call:get_weather{a:" + "[" * 5000).is_cut
+
+
 def rules_of(schema: Any, special: dict[str, int] | None = None) -> dict[str, str]:
     guide = constrain(asked(schema, CallRule(("get_weather",), or_text=False)), FORM, special or {}).guide
     assert guide is not None

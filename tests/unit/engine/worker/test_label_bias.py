@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeslm.bundle.calibration import LabelledBias
 from edgeslm.engine.worker.label_bias import fit_bias
 from edgeslm.ipc.job import run_job
-from edgeslm.serving.fitted_bias import told
+from edgeslm.serving.fitted_bias import describe_bias
 from edgeslm.serving.label_calibration import JOB, JOB_BYTES, JOB_S
 
 LABELS = ["normal", "critical"]
@@ -20,7 +20,7 @@ def test_a_job_fits_the_bias() -> None:
     found = LabelledBias(**run_job(JOB, order, timeout_s=JOB_S, memory_bytes=JOB_BYTES))
     assert found.biases is not None and found.biases["normal"] > found.biases["critical"]
     assert (found.rows, found.right, found.right_with) == (12, 0, 12)
-    assert told(found) == (
+    assert describe_bias(found) == (
         "label bias fitted to 12 messages (those without a correction count as right): "
         "12 are right, 0 without it"
     )
@@ -29,7 +29,7 @@ def test_a_job_fits_the_bias() -> None:
 def test_a_bias_that_doesnt_help_is_none() -> None:
     found = fit([[0.9, 0.1]] * 10, ["normal"] * 10)
     assert found.biases is None and found.right == 10
-    assert told(found).endswith("count as right): none helps")
+    assert describe_bias(found).endswith("count as right): none helps")
 
 
 def test_what_puts_errors_right_may_not_make_others_wrong() -> None:
