@@ -81,6 +81,8 @@ def note(number: int, line: str, app: str) -> Ask:
     topic = {"r": "private/r", "k": "keep/k"}.get(line, f"in/{line}/log")
     if line == "r":
         text += f" from user{number}@example.org or {PERSON}"
+    elif line == "a" and number % 3 == 0:
+        text += f" for user{number}@example.org"  # a route redacts it after some reloads
     if line == "poison":
         topic = f"in/p{number}/log"
     ask = Ask(name, said, topic, app, None, False)

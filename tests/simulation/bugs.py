@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeslm.protocol.delivery import Delivery
 from tests.simulation.loop import Killed
@@ -43,10 +44,12 @@ class Bugs:
             world.ledger.bugs.setdefault(reply_to, []).append(ask)
         raise MemoryError if world.chance.random() < 0.5 else RuntimeError("a bug")
 
-    def on_route(self, topic: str, payload: bytes) -> None:
-        """A route is about to read a message."""
+    def on_route(self, name: str, topic: str, payload: bytes) -> None:
+        """The route ``name`` is about to read a message."""
         world = self._world
         ask = world.ledger.by_payload.get(payload)
+        if ask is not None:
+            world.ledger.routes.came(name, ask, world.node.boots)
         if ask is not None and ask.is_poison:
             world.node.kill()
             raise Killed
@@ -54,6 +57,11 @@ class Bugs:
             world.note(f"a bug ends the work on {ask.name}")
             world.ledger.bugs.setdefault(topic, []).append(ask)
             raise RuntimeError("a bug")
+
+    def on_digest(self, name: str, messages: Mapping[str, Any], *, redacts: bool) -> None:
+        """A node is about to summarize the ``messages`` of a window; ``redacts`` is whether the route redacts
+        messages now."""
+        self._world.ledger.routes.summarizes(name, messages["messages"], redacts=redacts)
 
     def on_report(self) -> None:
         """A node is about to report a message on which a bug ended the work."""

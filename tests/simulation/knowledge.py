@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.ipc.pipe import Refused
@@ -16,14 +16,14 @@ from tests.simulation.child import BaseChild
 
 @dataclass
 class KnowledgeWorld:
-    """``memories`` maps topic and name of each message on the disk to the message. ``fails`` is called for
-    each message and says whether the process ends at it (``end``), refuses it (``refuse``) or stores it.
-    ``refuses_starts`` is the share of the processes that can't open their collection."""
+    """``fails`` is called for each message and says whether the process ends at it (``end``), refuses it
+    (``refuse``) or stores it; ``on_stored`` is called for those on the disk. ``refuses_starts`` is the share
+    of the processes that can't open their collection."""
 
     chance: random.Random
     fails: Callable[[Memory], str] = lambda memory: ""
     refuses_starts: float = 0.1
-    memories: dict[tuple[str, str], Memory] = field(default_factory=dict)
+    on_stored: Callable[[Memory], None] = lambda memory: None
 
 
 KNOWLEDGE: list[KnowledgeWorld] = []
@@ -63,7 +63,7 @@ class SimKnowledgeChild(BaseChild):
         elif what == "refuse":
             self._on_message(Failed(asked.number, "the disk is full"))
         else:
-            self._world.memories[memory.topic, memory.name] = memory
+            self._world.on_stored(memory)
             self._on_message(Remembered(asked.number))
 
     def bury(self) -> str:

@@ -177,7 +177,12 @@ class Ledger:
         """The client acknowledged a message, or it expired at the broker."""
         node = self.nodes.get(client)
         ask = self._ask_of(message) if node is not None else None
-        if node is None or ask is None or not (ask.is_request or self.routes.has_result(ask)):
+        if node is None or ask is None:
+            return
+        is_missing = self.routes.is_missing(ask) and not self.routes.given_up
+        if is_missing and node.config.durability == "broker":
+            self.violation("acknowledged early", f"{ask.name} was acknowledged, and no collection has it")
+        if not (ask.is_request or self.routes.has_result(ask)):
             return
         if ask.is_ended or ask.is_expired(self._loop.now) or self.is_excused(ask):
             pass
@@ -270,6 +275,7 @@ class Ledger:
 
     def node_started(self, node: SimNode, daemon: Daemon) -> None:
         self.note(f"boot {node.boots}")
+        self.routes.meters.append(daemon.meter)
         self._known_since = None
 
     def node_killed(self, daemon: Daemon | None) -> None:

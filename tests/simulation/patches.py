@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType, SimpleNamespace
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from edgeslm.knowledge.service import process as knowledge_process
 from edgeslm.mqtt import client as mqtt_client
 from edgeslm.mqtt import connection
 from edgeslm.node import daemon, in_flight, request_handler
-from edgeslm.node.routes import redactor, route
+from edgeslm.node.routes import redactor, route, router
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage import atomic_json, database, encryption, renewal
 from tests.simulation.disk import SimulatedVfs, sync_outside
@@ -121,8 +121,22 @@ class Hooks(Protocol):
     setup: Setup
 
     def on_request(self, delivery: Delivery) -> None: ...
-    def on_route(self, topic: str, payload: bytes) -> None: ...
+    def on_route(self, name: str, topic: str, payload: bytes) -> None: ...
+    def on_digest(self, name: str, messages: Mapping[str, Any], *, redacts: bool) -> None: ...
     def on_report(self) -> None: ...
+
+
+def _tell_digest(
+    hooks: Hooks,
+    routes: Sequence[route.RouteReader],
+    name: str,
+    topic: str,
+    messages: Mapping[str, Any],
+    batch: int,
+) -> None:
+    reader = next((one for one in routes if one.name == name), None)
+    if reader is not None:
+        hooks.on_digest(name, messages, redacts=bool(reader.route.redact))
 
 
 @contextmanager
@@ -164,7 +178,12 @@ def simulated(loop: SimLoop, seed: int, hooks: Hooks | None = None) -> Iterator[
             replace(mqtt_client, "OUTBOX_BYTES", hooks.setup.outbox_bytes)
             for target, name, before in (
                 (request_handler, "parse_request", lambda one, **told: hooks.on_request(one)),
-                (route.RouteReader, "consider", lambda of, topic, raw, *told: hooks.on_route(topic, raw)),
+                (
+                    route.RouteReader,
+                    "consider",
+                    lambda of, topic, raw, *told: hooks.on_route(of.name, topic, raw),
+                ),
+                (router.RouteAnswers, "digest", lambda of, *told: _tell_digest(hooks, of.routes, *told)),
                 (in_flight, "error_result", lambda *told: hooks.on_report()),
             ):
                 replace(target, name, _after(before, getattr(target, name)))

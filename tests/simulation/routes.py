@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.knowledge.index.queries import Memory
 from edgeslm.node.daemon import Daemon
 from edgeslm.storage.feedback_store import FeedbackStore
+from edgeslm.telemetry.health import Meter
 from tests.simulation.apps import Ask
 from tests.simulation.broker import Message, matches
 from tests.simulation.engine import PERSON
@@ -35,7 +38,7 @@ routes:
   - {name: four, from: in/a/log, task: digest, to: out/four, window: {last: 4}FOUR}
   - {name: timed, from: in/+/log, task: digest, to: out/timed, window: {every: EVERY}}
   - {name: closed, from: in/b/log, task: digest, to: out/closed, window: {on: in/close}REDACT}
-  - {name: hidden, from: private/r, task: digest, to: out/hidden, window: {last: 3}REDACT}
+  - {name: hidden, from: private/r, task: digest, to: out/hidden, window: {last: 3}REDACT, remember: notes}
   - {name: kept, from: keep/k, remember: notes}
 """
 """Continues the tasks of a node's configuration."""
@@ -54,6 +57,10 @@ def config(folder: Path, change: str, *, has_names: bool) -> str:
 
 WINDOWS = {"four": "in/a/log", "timed": "in/+/log", "closed": "in/b/log", "hidden": "private/r"}
 """Name of each route with windows, and the filter of the topics that it watches."""
+LAST = {"four": 4, "hidden": 3}
+"""Number of messages of each window of a route, for the routes that have it."""
+REMEMBERED = {"private/r", "keep/k"}
+"""Topics whose messages a collection keeps."""
 FILTERS = (*WINDOWS.values(), "keep/k", "in/close")
 NOTE = "note"
 """What windows read begins with this word, so that the engines' calls for digests are told from others."""
@@ -70,6 +77,13 @@ class RouteLedger:
         """Route -> ids of a window -> its digests, with the time of each."""
         self._failed: set[str] = set()
         """Messages of windows whose digest is an error result or a dead letter."""
+        self._places: dict[tuple[str, str], tuple[int, int] | None] = {}
+        """Route and message -> process that took it, and its place; None if it was taken more than once."""
+        self._next = 1
+        self._memories: defaultdict[Ask, set[str]] = defaultdict(set)
+        """Message -> its names in the collection."""
+        self.meters: list[Meter] = []
+        """Those of all processes."""
 
     @staticmethod
     def has_result(ask: Ask) -> bool:
@@ -88,11 +102,54 @@ class RouteLedger:
 
     def check_texts(self, text: str) -> None:
         """Checks that messages which an engine got to summarize are as they were sent."""
-        if "@" in text or (self._ledger.has_names and PERSON in text):
-            self._ledger.violation("redaction", f"an engine got an address or a name: {text!r}")
-        line = rf"{NOTE} number (\*|\d+) has come( from \[email\] or (\[person\]|{PERSON}))?"
+        self._check_redacted(text, "an engine")
+        from_or_for = rf"from \[email\] or (\[person\]|{PERSON})|for (user(\*|\d+)@example.org|\[email\]|\*)"
+        line = rf"{NOTE} number (\*|\d+) has come( ({from_or_for}))?"
         if text != "." and not all(re.fullmatch(line, one) for one in text.splitlines()):
             self._ledger.violation("content", f"an engine got a note that nobody sent: {text!r}")
+
+    def _check_redacted(self, text: str, reader: str) -> None:
+        """Checks a text in which each address after "from", and each name, must be redacted."""
+        if re.search(" from [^[]*@", text) or (self._ledger.has_names and PERSON in text):
+            self._ledger.violation("redaction", f"{reader} got an address or a name: {text!r}")
+
+    def came(self, route: str, ask: Ask, boot: int) -> None:
+        """A process of a node, number ``boot``, has taken a message for a route."""
+        self._places[route, ask.name] = None if (route, ask.name) in self._places else (boot, self._next)
+        self._next += 1
+
+    def summarizes(self, route: str, messages: Sequence[Mapping[str, str]], *, redacts: bool) -> None:
+        """A node is about to summarize the messages of a window, which must be in their order of arrival."""
+        places: dict[int, int] = {}
+        for one in messages:
+            if redacts and "@" in one["text"]:
+                self._ledger.violation("redaction", f"{route} makes a digest of {one['text']!r}")
+            boot, number = self._places.get((route, one["id"])) or (0, 0)
+            if number < places.get(boot, 0):
+                self._ledger.violation("window order", f"{route}: {one['id']} is after a later message")
+            places[boot] = number
+
+    def remembered(self, memory: Memory) -> None:
+        """A collection has stored a message."""
+        self._check_redacted(memory.text, "a collection")
+        ask = self._named_in(memory)
+        if ask is None or ask.topic != memory.topic or ask.topic not in REMEMBERED:
+            self._ledger.violation("memory", f"a collection stored {memory.name!r}, which nobody sent for it")
+        else:
+            self._memories[ask].add(memory.name)
+
+    def _named_in(self, memory: Memory) -> Ask | None:
+        return self._ledger.asks.get(memory.name.partition(" ")[0])
+
+    def is_missing(self, ask: Ask) -> bool:
+        """Whether a message isn't in the collection that must have it."""
+        is_excused = self._ledger.is_excused(ask) or self._ledger.may_lose
+        return ask.topic in REMEMBERED and ask not in self._memories and not is_excused and not ask.purged
+
+    @property
+    def given_up(self) -> int:
+        """Number of messages that a collection couldn't store."""
+        return sum(meter.dropped["not_remembered"] for meter in self.meters)
 
     def ask_of(self, topic: str) -> Ask | None:
         """The message whose result goes to ``topic``."""
@@ -124,8 +181,11 @@ class RouteLedger:
         ledger.note(f"digest {name}: {' '.join(ids)}")
         if told["messages"] != len(ids) or (told["dropped"] and not ledger.may_lose):
             ledger.violation("window", f"{name}: a digest of {told['messages']} messages names {len(ids)}")
-        if name == "four" and len(ids) != 4 and ledger.disk_trouble_at < 0:
-            ledger.violation("window", f"four: a window has {len(ids)} messages")
+        if len(ids) + told["dropped"] != LAST.get(name, len(ids) + told["dropped"]) and all(
+            one in ledger.asks and (ledger.asks[one].accepted_at or 0.0) > ledger.disk_trouble_at
+            for one in ids
+        ):
+            ledger.violation("window", f"{name}: a window has {len(ids)} messages")
         for one in ids:
             if one not in ledger.asks or not matches(WINDOWS[name], ledger.asks[one].topic):
                 ledger.violation("window", f"{name}: {one} doesn't belong to this route")
@@ -160,12 +220,22 @@ class RouteLedger:
                     is_lost = ask.name in self._failed or self._ledger.is_excused(ask) or ask.purged
                     least = 0 if is_lost or self._ledger.may_lose else ask.accepted - ask.forgotten
                     self._check(f"window {name}", ask, found[ask.name], least=least)
+        missing = [ask.name for ask in self._ledger.asks.values() if self._must_be_kept(ask)]
+        if len(missing) > self.given_up:
+            self._ledger.violation("memory", f"{', '.join(missing)} can't be found in the collection")
+        for ask, names in self._memories.items():
+            # A node that can't write its journal forgets the session's number, and so the message's key.
+            if (ask.accepted_at or 0.0) > self._ledger.disk_trouble_at:
+                self._check("collection", ask, len(names), least=0)
         rows = FeedbackStore(node.config.state_dir).rows("sort")
         kept = Counter(row["text"] for row in rows)
         for ask in self._ledger.asks.values():
             if ask.topic == node.topics.feedback:
                 # Copies of a correction are equal, so a redelivered copy counts as stored.
                 self._check("corrections", ask, kept[ask.text], least=min(1, ask.accepted - ask.forgotten))
+
+    def _must_be_kept(self, ask: Ask) -> bool:
+        return self.is_missing(ask) and (ask.kept or ask.accepted > ask.forgotten)
 
     def _further(self, name: str) -> int:
         """How often the message that is sent again and again is in windows with the same ids as others."""

@@ -94,6 +94,7 @@ class World:
         )
         self.engines.finds = lambda: self.names_fault
         self.knowledge = KnowledgeWorld(random.Random(f"{seed} knowledge"), self._keep_memory)
+        self.knowledge.on_stored = self.ledger.routes.remembered
         self.names_fault: What = "answer"
         self.next_engine_faults: deque[What] = deque()
         self.bugs = Bugs(self)
