@@ -20,7 +20,10 @@ from edgeslm.errors import ExportError
 
 # Tokens that end a turn in the chat templates of the supported families. Many configurations name only the
 # token that ends the text, which a chat model may never generate.
-_TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end_of_role|>")
+_TURN_ENDS = (
+    *("<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end_of_role|>"),
+    "<start_function_response>",  # FunctionGemma's, after its calls
+)
 
 SHARD_BYTES = 500_000_000
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support import function_gemma
 from tests.support.export.tiny_models import SHAPE, byte_tokenizer
 
 _HEADS: Mapping[str, Any] = {"head_dim": 16}
@@ -87,6 +88,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any] | None]] = {
         },
         None,
     ),
+    "FunctionGemma": ("Gemma3ForCausalLM", {**_GEMMA3, "tie_word_embeddings": True}, None),
     "Gemma 3, multimodal": (
         "Gemma3ForConditionalGeneration",
         _GEMMA3,
@@ -151,6 +153,9 @@ def write_case(name: str, folder: Path) -> None:
 
     architecture, settings, vision = CASES[name]
     tokenizer = byte_tokenizer()
+    if name == "FunctionGemma":
+        tokenizer.add_special_tokens({"additional_special_tokens": list(function_gemma.CONTROL)})
+        tokenizer.chat_template = function_gemma.TEMPLATE
     tokens = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     text = {**SHAPE, **tokens, "initializer_range": 0.1, **settings}
     model_class = getattr(transformers, architecture)

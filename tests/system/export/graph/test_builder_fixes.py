@@ -17,6 +17,8 @@ from edgeslm_export.sources.checkpoint import DECODERS, examine_local
 from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.size_estimate import footprint
+from edgeslm.engine.calls import CallRule, Generate, Prompt, Sampling, Text, Tool, Turn
+from edgeslm.engine.worker.decoder import Decoder
 from tests.support.export.float_graphs import build_float, difference
 from tests.support.export.rewinds import check_rewinds
 from tests.support.export.text_models import CASES, write_case
@@ -28,7 +30,7 @@ LIMITS = {"Nemotron": 5e-3, "Phi": 2e-3, "Qwen3_5": 5e-5, "Qwen3.5, multimodal":
 """Largest difference relative to the largest logit, where the builder writes a GELU, a norm or a linear
 attention otherwise."""
 NEW = (
-    *("Gemma 3, multimodal", "Ministral 3", "Granite 4", "Phi-4-mini", "Lfm2", "Qwen3_5"),
+    *("FunctionGemma", "Gemma 3, multimodal", "Ministral 3", "Granite 4", "Phi-4-mini", "Lfm2", "Qwen3_5"),
     *("LFM2-VL", "Qwen3.5, multimodal"),
 )
 WITH_STATE = ("Lfm2", "Qwen3_5", "LFM2-VL", "Qwen3.5, multimodal")
@@ -101,8 +103,36 @@ def test_an_export_is_planned_measured_and_rewound(
         assert bundle.manifest.kv_bytes_per_token == 2 * 2 * 16 * 4  # of its one layer with attention
     else:
         check_sizes(bundle, source, name)
+    if name == "FunctionGemma":
+        check_calls(bundle.path)
     if name != "Ministral 3":  # has too short a context here; test_families has a longer one
         check_rewinds(bundle.path)
+
+
+def check_calls(bundle: Path) -> None:
+    """Written in FunctionGemma's notation, and ended by a call's response as by a turn's end."""
+    decoder = Decoder(bundle, 1)
+    try:
+        names = {decoder._chat.tokenizer.id_to_token(number) for number in decoder._end_ids}
+        assert {"<end_of_turn>", "<start_function_response>"} <= names
+        form = decoder._chat.tool_format
+        assert form is not None and (form.begin, form.quote) == ("<start_function_call>call:", "<escape>")
+        room = {"type": "string", "maxLength": 9}
+        schema = {
+            **{"type": "object", "properties": {"room": room}},
+            **{"required": ["room"], "additionalProperties": False},
+        }
+        shown = json.dumps({"name": "light", "description": "Turns a light on", "parameters": schema})
+        prompt = Prompt((Turn("user", (Text("Light!"),)),), tools=(Tool("light", shown, json.dumps(schema)),))
+        rule = CallRule(("light",), most=2, or_text=False)
+        for seed in range(4):
+            asked = Generate(prompt, 96, Sampling(temperature=1.5, seed=seed), calls=rule)
+            output = decoder.generate(asked)
+            assert output.text == "" and output.finish_reason == "stop"
+            assert {call.name for call in output.calls} == {"light"}
+            assert all(len(json.loads(call.arguments)["room"]) <= 9 for call in output.calls)
+    finally:
+        decoder.close()
 
 
 def check_sizes(bundle: Bundle, source: Path, name: str) -> None:

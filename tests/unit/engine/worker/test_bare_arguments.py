@@ -17,58 +17,8 @@ from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.engine.worker.tool_format import Answer, ToolFormat, constrain, read_answer
 from edgeslm.errors import InvalidRequest
 from tests.support.fakes import write_chat_tokenizer
+from tests.support.function_gemma import CONTROL, TEMPLATE
 
-TEMPLATE = """
-{%- macro show(value) -%}
-{%- if value is string -%}{{ '<escape>' + value + '<escape>' }}
-{%- elif value is boolean -%}{{ 'true' if value else 'false' }}
-{%- elif value is mapping -%}
-{ {%- for key, one in value | dictsort %}{{ ',' if not loop.first }}{{ key }}:{{ show(one) }}{% endfor -%} }
-{%- elif value is sequence -%}
-[{%- for one in value %}{{ ',' if not loop.first }}{{ show(one) }}{% endfor -%}]
-{%- else -%}{{ value }}{%- endif -%}
-{%- endmacro -%}
-{%- if tools -%}
-{{ '<|im_start|>developer\n' }}
-{%- for tool in tools -%}
-{%- set f = tool.function -%}
-{{ '<start_function_declaration>declaration:' + f.name + '{description:' + show(f.description) }}
-{%- if f.parameters %},parameters:{properties:{
-{%- for key, one in f.parameters.properties | dictsort -%}
-{{ ',' if not loop.first }}{{ key }}:{description:{{ show(one.description or '') }},
-{{- 'type:' }}{{ show(one.type | upper) }}}
-{%- endfor -%}
-},type:{{ show(f.parameters.type | upper) }}}{% endif -%}
-{{ '}<end_function_declaration>' }}
-{%- endfor -%}
-{{ '<|im_end|>\n' }}
-{%- endif -%}
-{%- set last = namespace(kind='') -%}
-{%- for m in messages -%}
-{%- if m.role == 'tool' -%}
-{{ '<start_function_response>response:' + m.name + '{value:' -}}
-{{ show(m.content) + '}<end_function_response>' }}
-{%- set last.kind = 'response' -%}
-{%- else -%}
-{%- if last.kind != 'response' %}{{ '<|im_start|>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}
-{%- endif -%}
-{{ m.content }}
-{%- for call in m.tool_calls -%}
-{{ '<start_function_call>call:' + call.function.name -}}
-{{ show(call.function.arguments) + '<end_function_call>' }}
-{%- endfor -%}
-{%- if m.tool_calls -%}
-{%- set last.kind = 'call' -%}{{ '<start_function_response>' if loop.last }}
-{%- else -%}{%- set last.kind = '' -%}{{ '<|im_end|>\n' }}{%- endif -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt and last.kind == '' %}{{ '<|im_start|>model\n' }}{% endif -%}
-"""
-"""How FunctionGemma's chats look, with the marks of a turn that the test's tokenizer has."""
-CONTROL = (
-    *("<start_function_declaration>", "<end_function_declaration>", "<start_function_call>"),
-    *("<end_function_call>", "<start_function_response>", "<end_function_response>", "<escape>"),
-)
 FORM = ToolFormat(
     begin="<start_function_call>call:",
     between="{",
@@ -122,19 +72,19 @@ def test_a_chat_is_shown_as_the_model_was_trained_on_it(tmp_path: Path) -> None:
     )
     ids = tokenizer.encode(Prompt(turns, tools=(WEATHER,)), 10_000).ids
     assert tokenizer.tokenizer.decode(ids, skip_special_tokens=False) == (
-        "<|im_start|>developer\n<start_function_declaration>declaration:get_weather{"
+        "<start_of_turn>developer\n<start_function_declaration>declaration:get_weather{"
         "description:<escape>Tells the weather<escape>,parameters:{properties:{"
         "days:{description:<escape><escape>,type:<escape>INTEGER<escape>},"
         "location:{description:<escape>Where<escape>,type:<escape>STRING<escape>}},"
-        "type:<escape>OBJECT<escape>}}<end_function_declaration><|im_end|>\n"
-        "<|im_start|>user\nWeather in Tokyo?<|im_end|>\n"
-        "<|im_start|>model\n<start_function_call>call:get_weather{days:3,location:<escape>Tokyo<escape>}"
+        "type:<escape>OBJECT<escape>}}<end_function_declaration><end_of_turn>\n"
+        "<start_of_turn>user\nWeather in Tokyo?<end_of_turn>\n"
+        "<start_of_turn>model\n<start_function_call>call:get_weather{days:3,location:<escape>Tokyo<escape>}"
         "<end_function_call><start_function_response>response:get_weather{value:<escape>sunny<escape>}"
         "<end_function_response>"
     )
 
 
-@pytest.mark.parametrize("word", [*CONTROL, "<|im_end|>"])
+@pytest.mark.parametrize("word", CONTROL)
 def test_names_and_texts_inject_no_control_tokens(tmp_path: Path, word: str) -> None:
     tokenizer = tokenizer_of(tmp_path)
     number = tokenizer.special_tokens[word]
@@ -179,7 +129,7 @@ def test_what_a_template_writes_is_read_back(chat: ChatTokenizer, calls: list[An
     made = [chat._probe_call("get_weather", json.dumps(one), number) for number, one in enumerate(calls)]
     message = {"role": "assistant", "content": words, "tool_calls": made}
     whole = chat.render([message], add_generation_prompt=False)
-    written = whole.removeprefix("<|im_start|>model\n").removesuffix("<start_function_response>")
+    written = whole.removeprefix("<start_of_turn>model\n").removesuffix("<start_function_response>")
     found = read_answer(asked(), FORM, written)
     assert found.text == words and not found.is_cut
     assert [json.loads(call.arguments) for call in found.calls] == calls
