@@ -29,12 +29,12 @@ def biased(count: int, pull: float) -> tuple[list[dict[str, float]], list[str]]:
 
 
 def test_a_leaning_model_is_put_right_by_ten_rows() -> None:
-    scores, truth = biased(10, pull=8)
+    scores, truth = biased(10, pull=12)
     found = fit_bias(scores, truth, ("spam", "ham"))
     assert found.biases is not None
     assert sum(found.biases.values()) == pytest.approx(1, abs=1e-5)
     assert found.right_with > found.right
-    fresh, wanted = biased(60, pull=8)
+    fresh, wanted = biased(60, pull=12)
     biases = tuple(found.biases.values())
     shares = [without_bias(tuple(of.values()), biases)[0] for of in fresh]
     right = sum((share > 0.5) == (label == "spam") for share, label in zip(shares, wanted, strict=True))
