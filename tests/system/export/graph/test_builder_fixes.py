@@ -118,10 +118,8 @@ def check_calls(bundle: Path) -> None:
         form = decoder._chat.tool_format
         assert form is not None and (form.begin, form.quote) == ("<start_function_call>call:", "<escape>")
         room = {"type": "string", "maxLength": 9}
-        schema = {
-            **{"type": "object", "properties": {"room": room}},
-            **{"required": ["room"], "additionalProperties": False},
-        }
+        schema: dict[str, object] = {"type": "object", "properties": {"room": room}}
+        schema |= {"required": ["room"], "additionalProperties": False}
         shown = json.dumps({"name": "light", "description": "Turns a light on", "parameters": schema})
         prompt = Prompt((Turn("user", (Text("Light!"),)),), tools=(Tool("light", shown, json.dumps(schema)),))
         rule = CallRule(("light",), most=2, or_text=False)
