@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import count
 from typing import Any, Final
 
 from edgeslm.errors import InvalidRequest
 
-_NOTES: Final = frozenset(
-    {"title", "description", "default", "examples", "$schema", "$id", "format", "additionalProperties"}
-)
 _OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
     "object": frozenset({"properties", "required"}),
     "array": frozenset({"items", "minItems", "maxItems"}),
@@ -28,68 +25,120 @@ _OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
     "null": frozenset(),
 }
 _TYPES: Final = tuple(_OF_TYPE)
+_OWN: Final = frozenset({"type"}).union(*_OF_TYPE.values())
+_REFUSED: Final = frozenset(
+    {"oneOf", "not", "if", "then", "else", "pattern", "uniqueItems", "prefixItems", "additionalItems"}
+    | {"contains", "minContains", "maxContains", "unevaluatedItems", "patternProperties", "propertyNames"}
+    | {"minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "dependencies"}
+    | {"unevaluatedProperties", "$dynamicRef", "$recursiveRef"}
+)
+"""Keywords that restrict values and have no rules here; those that say nothing of values are ignored."""
+_KINDS: Final[Mapping[type, frozenset[str]]] = {
+    bool: frozenset({"boolean"}),
+    int: frozenset({"integer", "number"}),
+    float: frozenset({"number"}),
+    str: frozenset({"string"}),
+    type(None): frozenset({"null"}),
+    list: frozenset({"array"}),
+    dict: frozenset({"object"}),
+}
+"""Types of JSON that a value has."""
 _STRUCTURE: Final = re.compile(r"[:,{}\[\]\s]")
 _TEXT_CHARS: Final = 2000
 _ITEMS: Final = 64
 _DEPTH: Final = 4
 """Depth of values that a schema doesn't describe."""
+_NO_VALUE: Final = "no value fits it"
 
 
 class SchemaRules:
-    """Makes the grammar's rules for the arguments of one tool.
+    """Makes the grammar's rules for the arguments of all tools. Equal rules are made once: a grammar has room
+    for few different texts.
 
     :param quote: the word before and after a text. :param literal: writes a text in the grammar.
     :param sorts: names are in alphabetical order, as the template sorts them.
     """
 
-    def __init__(
-        self, prefix: str, tool: str, quote: str, literal: Callable[[str], str], *, sorts: bool
-    ) -> None:
-        self._prefix, self._tool, self._quote, self._literal = prefix, tool, quote, literal
-        self._sorts = sorts
+    def __init__(self, quote: str, literal: Callable[[str], str], *, sorts: bool) -> None:
+        self._quote, self._literal, self._sorts = quote, literal, sorts
+        self._made: dict[str, str] = {}
+        self._tool = ""
+        self._root: Mapping[str, Any] = {}
+        self._references: dict[str, str] = {}
         self._numbers: Iterator[int] = count()
         self.lines: list[str] = []
 
-    def members(self, schema: Mapping[str, Any]) -> str:
-        """The expression for what is between the braces of the arguments.
+    def members(self, tool: str, schema: Mapping[str, Any]) -> str:
+        """The expression for what is between the braces of a tool's arguments.
 
         :raises InvalidRequest: the schema has a part that this notation has no rules for.
         """
-        return self._members(schema, "parameters")
+        self._tool, self._root, self._references = tool, schema, {}
+        path = "parameters"
+        self._check(schema, path, {"$ref", "allOf", "anyOf"})
+        return self._members(schema, path)
 
     def _rule(self, source: str, *, is_terminal: bool = False) -> str:
-        name = f"{self._prefix}_{next(self._numbers)}"
-        if is_terminal:
-            name = name.upper()
-        self.lines.append(f"{name}: {source}")
-        return name
+        if source not in self._made:
+            name = f"arg_{next(self._numbers)}"
+            self._made[source] = name.upper() if is_terminal else name
+            self.lines.append(f"{self._made[source]}: {source}")
+        return self._made[source]
 
     def _refuse(self, path: str, why: str) -> InvalidRequest:
         return InvalidRequest(
             f"tool {self._tool!r}: {path}: {why}; this model writes calls in a notation of its own"
         )
 
+    def _check(self, schema: Mapping[str, Any], path: str, more: Collection[str] = ()) -> None:
+        if found := sorted(schema.keys() & (_REFUSED | set(more))):
+            raise self._refuse(f"{path}.{found[0]}", "leave it out")
+
     def _value(self, schema: Any, path: str, depth: int = 0) -> str:
-        if schema is True or (isinstance(schema, Mapping) and not schema.keys() - _NOTES):
-            if depth >= _DEPTH:
-                return self._scalar({"type": ["number", "boolean", "null"]})
-            schema = {"anyOf": [{"type": kind} for kind in _TYPES if kind != "object"]}
+        schema = {} if schema is True else schema
         if not isinstance(schema, Mapping):
-            raise self._refuse(path, "no value fits it")
-        if "const" in schema or "enum" in schema:
-            values = [schema["const"]] if "const" in schema else schema["enum"]
-            return self._rule(" | ".join(self._literal(self._written(value, path)) for value in values))
+            raise self._refuse(path, _NO_VALUE)
+        for key in ("$ref", "allOf", "anyOf"):
+            if key in schema and schema.keys() & _OWN:
+                raise self._refuse(path, f"{key} stands beside other parts; write them inside")
+        if "$ref" in schema:
+            return self._referenced(schema["$ref"], path)
+        if len(schema.get("allOf", ())) == 1:  # how generators of schemas write a note beside a reference
+            return self._value(schema["allOf"][0], path, depth)
+        self._check(schema, path, {"allOf"})
         if "anyOf" in schema:
-            if schema.keys() - _NOTES - {"anyOf"}:
-                raise self._refuse(path, "anyOf stands beside other parts; write them inside")
             options = [self._value(one, f"{path}.anyOf", depth + 1) for one in schema["anyOf"]]
             return self._rule(" | ".join(options))
-        kinds = schema.get("type", [])
+        kinds = schema.get("type") or [kind for kind in _TYPES if schema.keys() & _OF_TYPE[kind]]
         kinds = [kinds] if isinstance(kinds, str) else kinds
-        known = {"type"}.union(_NOTES, *(_OF_TYPE.get(kind, ()) for kind in kinds))
-        if (unknown := sorted(schema.keys() - known)) or not kinds:
-            raise self._refuse(f"{path}.{unknown[0]}" if unknown else path, "leave it out, or name a type")
+        if "const" in schema or "enum" in schema:
+            return self._one_of(schema, kinds or _TYPES, path)
+        if not kinds:
+            return self._any(path, depth)
         return self._rule(" | ".join(self._of_type(kind, schema, path, depth) for kind in kinds))
+
+    def _referenced(self, reference: str, path: str) -> str:
+        """The rule of what ``reference`` points to, which may point to itself."""
+        from edgeslm.config.json_schemas import target_of  # most schemas have no references
+
+        if reference not in self._references:
+            name = self._references[reference] = f"arg_{next(self._numbers)}"
+            self.lines.append(f"{name}: {self._value(target_of(reference, self._root), path)}")
+        return self._references[reference]
+
+    def _any(self, path: str, depth: int) -> str:
+        if depth >= _DEPTH:
+            return self._scalar({"type": ["number", "boolean", "null"]})
+        return self._value({"anyOf": [{"type": kind} for kind in _TYPES if kind != "object"]}, path, depth)
+
+    def _one_of(self, schema: Mapping[str, Any], kinds: Collection[str], path: str) -> str:
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        written = [
+            self._written(value, path) for value in values if not _KINDS[type(value)].isdisjoint(kinds)
+        ]
+        if not written:
+            raise self._refuse(path, _NO_VALUE)
+        return self._rule(" | ".join(map(self._literal, written)))
 
     def _of_type(self, kind: str, schema: Mapping[str, Any], path: str, depth: int) -> str:
         if kind == "object":
@@ -97,14 +146,21 @@ class SchemaRules:
         if kind == "array":
             return self._array(schema, path, depth)
         if kind == "string":
-            return self._text(schema)
+            return self._text(schema, path)
         return self._scalar({key: schema[key] for key in _OF_TYPE[kind] if key in schema} | {"type": kind})
 
     def _scalar(self, schema: Mapping[str, Any]) -> str:
         return self._rule(f"%json {json.dumps(schema)}")
 
-    def _text(self, schema: Mapping[str, Any]) -> str:
-        least, most = schema.get("minLength", 0), schema.get("maxLength", _TEXT_CHARS)
+    def _limits(self, schema: Mapping[str, Any], path: str, noun: str, usual: int) -> tuple[int, int]:
+        least = schema.get(f"min{noun}", 0)
+        most = schema.get(f"max{noun}", max(usual, least))
+        if least > most:
+            raise self._refuse(path, _NO_VALUE)
+        return least, most
+
+    def _text(self, schema: Mapping[str, Any], path: str) -> str:
+        least, most = self._limits(schema, path, "Length", _TEXT_CHARS)
         quote = self._literal(self._quote)
         if most < 1:
             return f"{quote} {quote}"
@@ -115,11 +171,12 @@ class SchemaRules:
         return f"{quote} {inner}{'' if least else '?'} {quote}"
 
     def _array(self, schema: Mapping[str, Any], path: str, depth: int) -> str:
-        least, most = schema.get("minItems", 0), schema.get("maxItems", _ITEMS)
+        least, most = self._limits(schema, path, "Items", _ITEMS)
         if most < 1:
             return '"[" "]"'
         one = self._value(schema.get("items", True), f"{path}.items", depth + 1)
-        items = f'{one} ("," {one}){{{max(0, least - 1)},{most - 1}}}'
+        more = f' ("," {one}){{{max(0, least - 1)},{most - 1}}}' if most > 1 else ""  # a grammar has no {0,0}
+        items = one + more
         return f'"[" {items} "]"' if least else f'"[" ({items})? "]"'
 
     def _members(self, schema: Mapping[str, Any], path: str) -> str:

@@ -45,7 +45,7 @@ class JsonObject(dict[str, Any]):
         super().__init__(
             {
                 keys[name]: value
-                if name == "type" and not names and isinstance(value, str) and value in _TYPES
+                if name == "type" and not names and _names_types(value)
                 else _shown(value, holes, names=name == "properties" and not names)
                 for name, value in real.items()
             }
@@ -55,6 +55,11 @@ class JsonObject(dict[str, Any]):
 
     def placeholder(self, **settings: Any) -> str:
         return self._holes.add(Text(json.dumps(self._real, ensure_ascii=False, **settings)))
+
+
+def _names_types(value: Any) -> bool:
+    kinds = value if isinstance(value, list) else [value]
+    return all(isinstance(kind, str) and kind in _TYPES for kind in kinds)
 
 
 class Arguments(JsonObject):

@@ -179,14 +179,15 @@ def grammar_of(
     """
     names = [(number, tool) for number, tool in enumerate(tools) if tool.name in rule.names]
     lines = [f"one: {' | '.join(f'one_{number}' for number, _ in names)}"]
+    write = partial(_literal, special=special)
+    rules = None if form.quote is None else SchemaRules(form.quote, write, sorts=form.sorts)
     for number, tool in names:
         head = _literal(f"{tool.name}{form.between}", special)
-        if form.quote is None:
+        if rules is None:
             lines.append(f"one_{number}: {head} %json {_spaced(tool.schema)}")
         else:
-            write = partial(_literal, special=special)
-            rules = SchemaRules(f"arg_{number}", tool.name, form.quote, write, sorts=form.sorts)
-            lines += [f"one_{number}: {head} {rules.members(json.loads(tool.schema))}", *rules.lines]
+            lines.append(f"one_{number}: {head} {rules.members(tool.name, json.loads(tool.schema))}")
+    lines += [] if rules is None else rules.lines
     lines.append(f"calls: {_calls(form, rule, special)}")
     if rule.or_text and text is None and form.bare is not None:
         lines[-1] += f" | {_calls(form.bare, rule, special)}"

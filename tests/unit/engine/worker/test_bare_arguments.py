@@ -157,8 +157,8 @@ def rules_of(schema: Any, special: dict[str, int] | None = None) -> dict[str, st
 def test_a_grammar_of_names_texts_and_numbers() -> None:
     rules = rules_of(None, {"<escape>": 46, "<start_function_call>": 48, "<end_function_call>": 49})
     assert rules["calls"] == '<[48]> "call:" one "}" <[49]>'
-    assert rules["one_0"].startswith('"get_weather{" arg_0_')
-    assert any(rule.startswith("<[46]> ARG_0_") and rule.endswith("? <[46]>") for rule in rules.values())
+    assert rules["one_0"].startswith('"get_weather{" arg_')
+    assert any(rule.startswith("<[46]> ARG_") and rule.endswith("? <[46]>") for rule in rules.values())
     assert '%json {"type": "integer"}' in rules.values()
 
 
@@ -166,6 +166,10 @@ def test_a_grammar_of_names_texts_and_numbers() -> None:
     ("part", "reason"),
     [
         ({"type": "string", "pattern": "a+"}, "parameters.a.pattern: leave it out"),
+        ({"enum": []}, "parameters.a: no value fits it"),
+        ({"type": "integer", "enum": ["x", True]}, "parameters.a: no value fits it"),
+        ({"type": "array", "minItems": 2, "maxItems": 1}, "parameters.a: no value fits it"),
+        ({"allOf": [{"type": "string"}, {"minLength": 1}]}, "parameters.a.allOf: leave it out"),
         ({"oneOf": [{"type": "string"}]}, "parameters.a.oneOf: leave it out"),
         ({"enum": [["x"]]}, "parameters.a: enum and const have texts, numbers and booleans only"),
         ({"enum": ["<escape>"]}, "'<escape>' has a sign of the notation"),
@@ -181,3 +185,67 @@ def test_a_schema_without_a_grammar_is_refused(part: Any, reason: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         rules_of({"type": "object", "properties": {"a": part}})
     assert "tool 'get_weather'" in str(refused.value) and reason in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["minProperties", "dependentRequired", "patternProperties", "anyOf"])
+def test_what_restricts_all_arguments_is_refused_too(key: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"parameters\.{key}: leave it out"):
+        rules_of({**SCHEMA, key: {}})
+
+
+def values_of(schema: Any, **root: Any) -> tuple[str, dict[str, str]]:
+    """The rule of the only argument, and all rules."""
+    rules = rules_of({"type": "object", "properties": {"a": schema}, "required": ["a"], **root})
+    [pair] = [rule for rule in rules.values() if rule.startswith('"a:" ')]
+    value = pair.removeprefix('"a:" ')
+    while value in rules:
+        value = rules[value]
+    return value, rules
+
+
+def test_a_list_of_one_item() -> None:
+    one, rules = values_of({"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 1})
+    assert rules[rules[one.removeprefix('"[" ').removesuffix(' "]"')]] == '%json {"type": "integer"}'
+
+
+def test_values_of_another_type_are_left_out() -> None:
+    assert values_of({"type": ["integer", "null"], "enum": ["x", 3, None, True]})[0] == '"3" | "null"'
+
+
+def test_a_schema_with_references_as_programs_write_it() -> None:
+    color = {"Color": {"enum": ["red", "blue"], "title": "Color", "type": "string"}}
+    red_or_blue = '"<escape>red<escape>" | "<escape>blue<escape>"'
+    reference = {"$ref": "#/$defs/Color"}
+    assert values_of({**reference, "description": "The lamp's"}, **{"$defs": color})[0] == red_or_blue
+    assert values_of({"allOf": [reference], "default": "red"}, **{"$defs": color})[0] == red_or_blue
+    tree = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Tree"}}}
+    value, rules = values_of({"$ref": "#/$defs/Tree"}, **{"$defs": {"Tree": tree}})
+    [inner] = [rule.removeprefix('"next:" ') for rule in rules.values() if rule.startswith('"next:" ')]
+    assert rules[rules[inner]] == value, "the rule of a reference refers to itself"
+
+
+@pytest.mark.parametrize("note", ["nullable", "readOnly", "deprecated", "$comment", "example"])
+def test_words_that_say_nothing_of_values_are_ignored(note: str) -> None:
+    assert values_of({"type": "integer", note: True}) == values_of({"type": "integer"})
+
+
+def test_parts_without_a_type_name_it() -> None:
+    properties = {"b": {"type": "integer"}}
+    assert values_of({"properties": properties}) == values_of({"type": "object", "properties": properties})
+
+
+def test_equal_texts_of_all_tools_are_one_rule() -> None:
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in "abcdef"}}
+    tools = tuple(Tool(name, "{}", json.dumps(schema)) for name in ("one", "two"))
+    call = Generate(Prompt((), tools=tools), 9, calls=CallRule(("one", "two")))
+    guide = constrain(call, FORM, {}).guide
+    assert guide is not None and guide.source.count("{1,2000}") == 1
+
+
+def test_types_in_a_list_are_shown_as_they_are(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path)
+    schema = {"type": "object", "properties": {"a": {"type": ["string", "null"]}}}
+    shown = json.dumps({"name": "get_weather", "description": "", "parameters": schema})
+    turns = (Turn("user", (Text("Hi"),)),)
+    ids = tokenizer.encode(Prompt(turns, tools=(replace(WEATHER, shown=shown),)), 10_000).ids
+    assert "['STRING', 'NULL']" in tokenizer.tokenizer.decode(ids, skip_special_tokens=False)

@@ -80,8 +80,10 @@ BARE = {
         "times": {"type": "array", "items": {"type": "number"}, "maxItems": 3},
         "where": {"type": "object", "properties": {"floor": {"type": ["integer", "null"]}}},
         "on": {"anyOf": [{"type": "boolean"}, {"type": "string", "maxLength": 3}]},
+        "only": {"type": "array", "items": {"$ref": "#/$defs/Color"}, "minItems": 1, "maxItems": 1},
     },
-    "required": ["device", "times"],
+    "$defs": {"Color": {"enum": ["red", "blue"]}},
+    "required": ["device", "times", "only"],
     "additionalProperties": False,
 }
 
