@@ -253,6 +253,14 @@ def schema_of(offered: Offered, schema: Mapping[str, Any] | None, field: str) ->
     raise refuse(f"{offered.name} is of kind {offered.kind} and {what}; leave out {field}.")
 
 
+def own_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options of edgeslm, such as ``labels``, which OpenAI's dialect has no word for."""
+    given = body.get("options", {})
+    if not isinstance(given, Mapping):
+        raise refuse('options must be an object, such as {"priority": 9}.')
+    return given
+
+
 def question_of(offered: Offered, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> Question:
     """A request to a task: the whole chat for ``generate``, the last message of the user for other kinds.
     Half of the model's context is left to the chat, whatever maximum of new tokens the request has.

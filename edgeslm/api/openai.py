@@ -22,6 +22,7 @@ from edgeslm.api.dialect import (
     logarithm,
     messages_of,
     number_of,
+    own_options,
     question_of,
     refuse,
     schema_of,
@@ -102,8 +103,7 @@ def read_chat(body: Mapping[str, Any], offered: Offered, format_field: str = "re
         "stream": True if stream else None,
         **_tools(body),
     }
-    if "options" in body:
-        options |= _own(body["options"])
+    options |= own_options(body)
     top_logprobs = None
     if _flag(body, "logprobs"):
         top_logprobs = int(number_of(body, "top_logprobs", 0, 20) or 0)
@@ -179,13 +179,6 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
     if body.get("parallel_tool_calls") is not None:
         found["parallel_tool_calls"] = _flag(body, "parallel_tool_calls")
     return found
-
-
-def _own(given: Any) -> Mapping[str, Any]:
-    """Options of edgeslm, such as ``labels``, which OpenAI's dialect has no word for."""
-    if not isinstance(given, Mapping):
-        raise refuse('options must be an object, such as {"priority": 9}.')
-    return given
 
 
 def chat_completion(asked: Asked, told: Told) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgeslm.api.dialect import MOST_TEXTS
+from edgeslm.api.rerank import DOCUMENT_TOKENS
 from edgeslm.protocol.request_options import OPTIONS
 
 Schema = dict[str, Any]
@@ -348,7 +349,13 @@ _LISTS: dict[str, Schema] = {
             "query": TEXT,
             "documents": list_of({"anyOf": [TEXT, fields({"text": TEXT})]}, minItems=1, maxItems=256),
         },
-        {"top_n": {"type": "integer", "minimum": 1}, "return_documents": FLAG},
+        {
+            "top_n": {"type": "integer", "minimum": 1},
+            "return_documents": FLAG,
+            "max_tokens_per_doc": {"type": "integer", "minimum": 1, "default": DOCUMENT_TOKENS},
+            "truncate": said({**FLAG, "default": True}, "Cuts longer documents; false refuses them"),
+            "options": ref("Options"),
+        },
     ),
     "Ranking": fields(
         {
@@ -358,7 +365,8 @@ _LISTS: dict[str, Schema] = {
             "results": list_of(
                 fields({"index": WHOLE, "relevance_score": SHARE}, {"document": fields({"text": TEXT})})
             ),
-        }
+        },
+        {"meta": said(fields({"warnings": list_of(TEXT)}), "Tells which documents were cut")},
     ),
 }
 

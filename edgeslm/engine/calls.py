@@ -113,6 +113,8 @@ class Prompt:
     turns: tuple[Turn, ...]
     overflow: Overflow = "error"
     tools: tuple[Tool, ...] = ()
+    cut_tokens: int | None = None
+    """Maximum number of tokens of the text that may be cut; None for as many as there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +214,15 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class Read:
     """Compute for each text the probability that it answers the question, and the spans that answer it. The
-    model must be a reader (cross-encoder)."""
+    model must be a reader (cross-encoder) or a decoder.
+
+    ``text_tokens`` is the maximum number of tokens of a text; None for as many as fit the context. The rest
+    of a text is cut.
+    """
 
     question: str
     texts: tuple[str, ...]
+    text_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +284,12 @@ class Output:
     ``Generate`` sets ``text``, ``finish_reason`` (``stop`` or ``length``) and ``calls``. ``Score``,
     ``Classify`` and ``LabelText`` set ``probabilities`` to one probability for each label, in the order of
     the labels; the probabilities sum to 1. ``Read`` sets ``probabilities`` to one probability for each text.
-    ``Read`` also sets ``places``, the most likely answer spans of each text, best first; they are empty if
-    the reader isn't trained for spans. ``FindSpans`` sets ``places`` to the spans of each label, best first,
-    none of which overlap, and ``probabilities`` to the highest probability of any span for each label.
-    ``Classify`` and ``Point`` set ``distance``, the cosine distance (0 to 2) of the text from the head's
-    training data. ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
+    ``Read`` also sets ``cut``, the numbers of the texts that were cut, and ``places``, the most likely answer
+    spans of each text, best first; they are empty if the reader isn't trained for spans. ``FindSpans`` sets
+    ``places`` to the spans of each label, best first, none of which overlap, and ``probabilities`` to the
+    highest probability of any span for each label. ``Classify`` and ``Point`` set ``distance``, the cosine
+    distance (0 to 2) of the text from the head's training data. ``Point`` sets ``fields``, and ``Embed`` sets
+    ``vectors``.
     """
 
     cost: Cost = Cost()
@@ -293,6 +301,7 @@ class Output:
     vectors: tuple[Vector, ...] = ()
     distance: float | None = None
     truncated: Truncated | None = None
+    cut: tuple[int, ...] = ()
     calls: tuple[ToolCall, ...] = ()
 
 

@@ -143,7 +143,9 @@ class Worker:
         if isinstance(call, Point):
             return Output(COST, fields=_pointed(call))
         if isinstance(call, Read):
-            return Output(COST, probabilities=tuple(map(_relevance, call.texts)))
+            most = call.text_tokens or 512
+            cut = tuple(number for number, text in enumerate(call.texts) if len(text.split()) > most)
+            return Output(COST, probabilities=tuple(map(_relevance, call.texts)), cut=cut)
         return Output(COST, probabilities=_labelled(call, text))
 
 

@@ -34,7 +34,7 @@ from edgeslm.engine.worker.prompt import load_tokenizer
 from edgeslm.engine.worker.waiting import set_waiting
 from edgeslm.engine.worker.zero_shot import load_zero_shot
 from edgeslm.engine.worker.zero_shot_model import ZeroShotModel, quietly
-from edgeslm.errors import BundleError
+from edgeslm.errors import BundleError, Cancelled
 from edgeslm.messages import Truncated
 
 Floats = npt.NDArray[np.float32]
@@ -120,7 +120,7 @@ class Encoder:
             case Point():
                 return self.run_point(call)
             case Read():
-                return self.run_read(call)
+                return self.run_read(call, cancelled)
             case LabelText():
                 with quietly():
                     found = self._labeller.label(call.text, call.labels, call.overflow, cancelled)
@@ -181,33 +181,42 @@ class Encoder:
             truncated=truncated,
         )
 
-    def run_read(self, call: Read) -> Output:
+    def run_read(self, call: Read, cancelled: IsCancelled) -> Output:
         if self._reader is None:
             raise BundleError(f"{self.bundle.path}: reads no question with a text; name a reader")
-        found, places, tokens = [], [], 0
-        for text in call.texts:  # no batches, as in embed
-            ids, kinds, offsets = self.encode_pair(call.question, text)
+        found, places, cut, tokens = [], [], [], 0
+        for number, text in enumerate(call.texts):  # no batches, as in embed
+            if cancelled():
+                raise Cancelled("cancelled while texts were read")
+            ids, kinds, offsets, is_cut = self.encode_pair(call.question, text, call.text_tokens)
+            cut += [number] if is_cut else []
             hidden = self._forward(ids, kinds)
             found.append(self._reader.probability(self._pooled(hidden)))
             places.append(self._reader.places(hidden, list(bare_offsets(text, offsets))))
             tokens += len(ids)
-        return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
+        cost = Cost(prompt_tokens=tokens)
+        return Output(cost=cost, probabilities=tuple(found), places=tuple(places), cut=tuple(cut))
 
-    def encode_pair(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
+    def encode_pair(
+        self, question: str, text: str, text_tokens: int | None = None
+    ) -> tuple[list[int], list[int], list[Place], bool]:
         """Returns the token ids of question and text with special tokens, the segment of each token (0 or 1),
-        and the span of each token in ``text`` (empty for the tokens of the question). The question is
-        truncated to a quarter of the context length; then the text is truncated to the remaining context
-        length."""
+        the span of each token in ``text`` (empty for the tokens of the question), and whether the text was
+        truncated. The question is truncated to a quarter of the context length; then the text is truncated to
+        the remaining context length, and to ``text_tokens``."""
         encoding = self._tokenizer.encode(question, text)
         ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
         asked = [place for place, part in enumerate(parts) if part == 0]
         dropped = set(asked[self.context_length // QUESTION_SHARE :])
         over = len(ids) - len(dropped) - self.context_length
         read = [place for place, part in enumerate(parts) if part == 1]
-        dropped.update(read[len(read) - over :] if over > 0 else ())
+        kept = len(read) - max(0, over)
+        kept = kept if text_tokens is None else min(kept, text_tokens)
+        dropped.update(read[kept:])
         order = [place for place in range(len(ids)) if place not in dropped]
         offsets = [at if part == 1 else (0, 0) for at, part in zip(encoding.offsets, parts, strict=True)]
-        return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order]
+        is_cut = kept < len(read)
+        return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order], is_cut
 
     def encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
         """Returns the token ids after truncation, including special tokens such as [CLS] and [SEP], the

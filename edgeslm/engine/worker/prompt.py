@@ -242,7 +242,8 @@ class ChatTokenizer:
         truncated = None
         for index, text in enumerate(outside):
             if text.cut:
-                encoded[index], truncated = fit(encoded[index], room - whole, prompt.overflow)
+                left = room - whole if prompt.cut_tokens is None else min(room - whole, prompt.cut_tokens)
+                encoded[index], truncated = fit(encoded[index], left, prompt.overflow)
         ids, same = fixed[0], None
         for text, text_ids, piece in zip(outside, encoded, fixed[1:], strict=True):
             if text.cut:

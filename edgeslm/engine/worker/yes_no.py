@@ -22,11 +22,11 @@ INSTRUCT: Final = "Given a web search query, retrieve relevant passages that ans
 ANSWERS: Final = ("yes", "no")
 
 
-def prompt_of(question: str, text: str) -> Prompt:
+def prompt_of(question: str, text: str, text_tokens: int | None = None) -> Prompt:
     """The question comes before the passage, so that the passages of a question share what is before it. A
-    passage that is too long for the context loses its end."""
+    passage that is too long for the context, or for ``text_tokens``, loses its end."""
     parts = (f"<Instruct>: {INSTRUCT}\n<Query>: ", Text(question), "\n<Document>: ", Text(text, cut=True))
-    return Prompt((Turn("system", (SYSTEM,)), Turn("user", parts)), overflow="head")
+    return Prompt((Turn("system", (SYSTEM,)), Turn("user", parts)), overflow="head", cut_tokens=text_tokens)
 
 
 def read(decoder: Decoder, call: Read, cancelled: IsCancelled) -> Output:
@@ -35,13 +35,15 @@ def read(decoder: Decoder, call: Read, cancelled: IsCancelled) -> Output:
     :raises TooLong: the question alone doesn't fit the context.
     :raises Cancelled: the call was cancelled.
     """
-    likely, cost = [], Cost()
-    for text in call.texts:
-        output = decoder.score(Score(prompt_of(call.question, text), ANSWERS), cancelled)
+    likely, cut, cost = [], [], Cost()
+    for number, text in enumerate(call.texts):
+        prompt = prompt_of(call.question, text, call.text_tokens)
+        output = decoder.score(Score(prompt, ANSWERS), cancelled)
         likely.append(output.probabilities[0])
+        cut += [] if output.truncated is None else [number]
         cost = replace(
             cost,
             prefill_ms=cost.prefill_ms + output.cost.prefill_ms,
             prompt_tokens=cost.prompt_tokens + output.cost.prompt_tokens,
         )
-    return Output(probabilities=tuple(likely), places=((),) * len(likely), cost=cost)
+    return Output(probabilities=tuple(likely), places=((),) * len(likely), cut=tuple(cut), cost=cost)

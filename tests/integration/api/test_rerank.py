@@ -63,6 +63,27 @@ def test_many_and_long_documents(api: ApiClient) -> None:
     assert ask(api, documents=["0.3 " + "x" * 900_000, ""]).json["results"][0]["relevance_score"] == 0.5
 
 
+def test_documents_that_are_cut_are_named(api: ApiClient) -> None:
+    documents = ["0.1 a b", "0.2 a b c", "0.3 " + "x" * 900_000, "0.4 a b c"]
+    reply = ask(api, documents=documents, max_tokens_per_doc=3)
+    assert [one["index"] for one in reply.json["results"]] == [3, 2, 1, 0]
+    assert reply.json["meta"] == {
+        "warnings": ["The ends of documents that are too long weren't read: index 1, 2, 3."]
+    }
+    assert "meta" not in ask(api, documents=documents[:2], max_tokens_per_doc=4).json
+    assert "meta" not in ask(api, documents=documents[:2], max_tokens_per_doc=None, truncate=False).json
+    reply = ask(api, documents=documents, max_tokens_per_doc=3, truncate=False)
+    assert (reply.status, reply.json["error"]["code"]) == (400, "context_length_exceeded")
+    assert "ocument 2 has more than 3 tokens" in reply.json["error"]["message"]
+
+
+def test_options_of_edgeslm(api: ApiClient) -> None:
+    assert ask(api, options={"priority": 9, "deadline_ms": 60_000}).status == 200
+    assert ask(api, options={"priority": 10}).status == 400
+    assert ask(api, options={"temperature": 1}).status == 400
+    assert ask(api, options=7).status == 400
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
@@ -78,6 +99,9 @@ def test_many_and_long_documents(api: ApiClient) -> None:
         ({"top_n": True}, "top_n must be a whole number above 0."),
         ({"top_n": 1.5}, "top_n must be a whole number above 0."),
         ({"return_documents": "yes"}, "return_documents must be true or false."),
+        ({"max_tokens_per_doc": 0}, "max_tokens_per_doc must be a whole number above 0."),
+        ({"max_tokens_per_doc": True}, "max_tokens_per_doc must be a whole number above 0."),
+        ({"truncate": "END"}, "Truncate must be true or false."),
         (
             {"model": "model:encoder"},
             "model:encoder ranks no documents: it is of kind embed. Name model:NAME of a reader or decoder.",

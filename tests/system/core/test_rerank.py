@@ -43,6 +43,7 @@ def test_a_decoder_ranks_by_yes_and_no(starter: Path, tmp_path: Path) -> None:
             process.wait_online(app)
             body = {"model": "model:small", "query": QUERY, "documents": DOCUMENTS}
             reply = api.ask("/v1/rerank", body)
+            cut = api.ask("/v1/rerank", {**body, "documents": [DOCUMENTS[1] * 300, DOCUMENTS[0]]})
             too_long = api.ask("/v1/rerank", {**body, "query": "word " * 20_000})
             chat = api.chat("model:small", "Hi", max_tokens=4)
     finally:
@@ -57,5 +58,7 @@ def test_a_decoder_ranks_by_yes_and_no(starter: Path, tmp_path: Path) -> None:
         decoder.close()
     assert [found[index] for index in range(5)] == pytest.approx(list(wanted.probabilities), abs=0.03)
     assert reply.json["usage"]["prompt_tokens"] == wanted.cost.prompt_tokens
+    assert "index 0." in cut.json["meta"]["warnings"][0]
+    assert 1024 < cut.json["usage"]["prompt_tokens"] < 1400
     assert (too_long.status, too_long.json["error"]["code"]) == (400, "context_length_exceeded")
     assert chat.status == 200

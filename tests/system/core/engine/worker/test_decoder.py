@@ -516,3 +516,11 @@ def test_a_decoder_tells_how_likely_each_passage_answers(decoder: Decoder) -> No
     assert again.probabilities == pytest.approx(found.probabilities[1::-1], abs=0.03)
     with pytest.raises(TooLong):
         yes_no.read(decoder, Read("word " * 9000, texts[:1]), lambda: False)
+
+
+def test_a_passage_has_a_limit_of_its_own(decoder: Decoder) -> None:
+    texts = ("The oven of line 3 is at 210 degrees.", "The oven of line 3 is at 20 degrees.")
+    found = yes_no.read(decoder, Read("Is it hot?", texts, text_tokens=4), lambda: False)
+    assert found.cut == (0, 1)
+    assert found.probabilities[0] == pytest.approx(found.probabilities[1], abs=0.001)
+    assert yes_no.read(decoder, Read("Is it hot?", texts, text_tokens=40), lambda: False).cut == ()

@@ -13,7 +13,7 @@ import pytest
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Classify, Embed, Overflow, Point, Read
 from edgeslm.engine.worker.encoder import Encoder
-from edgeslm.errors import BundleError, TooLong
+from edgeslm.errors import BundleError, Cancelled, TooLong
 from edgeslm.messages import Truncated
 from tests.support.engine.hand_made import classifier, pack, pointer, write_head
 from tests.support.pointers import POINTED
@@ -357,11 +357,27 @@ def test_ends_that_do_not_fit_are_not_read(reader: Encoder, question: str) -> No
     longer = reader.run(Read(question, (long, long + "Much more of it.")))
     assert longer.probabilities[0] == longer.probabilities[1]
     assert longer.cost.prompt_tokens == 2 * reader.context_length
-    _, kinds, _ = reader.encode_pair(question, long)
+    assert longer.cut == (0, 1)
+    _, kinds, _, _ = reader.encode_pair(question, long)
     assert kinds.count(1) >= reader.context_length * 0.7
-    _, kinds, offsets = reader.encode_pair("oil?", "The pump.")
+    _, kinds, offsets, is_cut = reader.encode_pair("oil?", "The pump.")
     assert kinds == [0, 0, 0, 0, 1, 1, 1, 1]
     assert offsets == [(0, 0)] * 4 + [(0, 3), (4, 8), (8, 9), (0, 0)]
+    assert not is_cut
+
+
+def test_a_text_has_a_limit_of_its_own(reader: Encoder) -> None:
+    short, long = "The pump.", "The pump. It leaks oil."
+    output = reader.run(Read("oil?", (short, long), text_tokens=3))
+    assert output.probabilities[0] == output.probabilities[1]
+    assert output.cut == (1,)
+
+
+def test_texts_are_read_until_a_call_is_cancelled(reader: Encoder) -> None:
+    answers = iter([False, False, True])
+    with pytest.raises(Cancelled):
+        reader.run(Read("oil?", TEXTS), lambda: next(answers))
+    assert not list(answers)
 
 
 def test_a_reader_points_into_each_text(reader: Encoder, encoder: Encoder, tmp_path: Path) -> None:
