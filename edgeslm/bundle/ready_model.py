@@ -18,6 +18,7 @@ from edgeslm.bundle import genai_config
 from edgeslm.bundle.bounded_files import MANIFEST_BYTES, file_fault, read_whole
 from edgeslm.bundle.manifest import MANIFEST, Source
 from edgeslm.bundle.onnx_file import ITEM_BYTES, OnnxFile, read_onnx
+from edgeslm.bundle.tokenizer_class import generalize, is_known
 from edgeslm.bundle.writer import bundle_name
 from edgeslm.errors import BundleError
 
@@ -60,6 +61,7 @@ class ReadyModel:
     :ivar cache_bytes: bytes of a number in the KV cache.
     :ivar formats: number of quantized matrices by bits and group size.
     :ivar windowed: places of ``sliding_window_cache`` in the graph file; see ``amend``.
+    :ivar knows_tokenizer: whether the runtime knows the tokenizer's class.
     """
 
     files: tuple[str, ...]
@@ -71,6 +73,7 @@ class ReadyModel:
     kv_bytes_per_token: int
     formats: dict[tuple[int, int], int]
     windowed: tuple[int, ...] = ()
+    knows_tokenizer: bool = True
 
     @property
     def form(self) -> str:
@@ -98,7 +101,12 @@ class ReadyModel:
     @property
     def changes(self) -> list[str]:
         """What ``amend`` changes, as sentences."""
-        return ["layers with an attention window have a cache of all tokens"] if self.windowed else []
+        changed = ["layers with an attention window have a cache of all tokens"] if self.windowed else []
+        return (
+            changed
+            if self.knows_tokenizer
+            else [*changed, "the tokenizer has a class that the runtime knows"]
+        )
 
     def manifest_fields(self, source: Source, created: str) -> dict[str, Any]:
         """The manifest without ``files`` and ``runtime``."""
@@ -152,7 +160,7 @@ def _judged(
     for name in files:
         if fault := file_fault(name, present[name]):
             raise BundleError(f"{folder}: {fault}")
-    _check_template(folder, present)
+    tokenizer = _tokenizer_settings(folder, present)
     cache = _cache_of(folder / graph, config, onnx)
     decoder = config["decoder"]
     layers, heads, size = (
@@ -168,17 +176,21 @@ def _judged(
         kv_bytes_per_token=2 * layers * heads * size * cache,
         formats=dict(onnx.formats),
         windowed=tuple(onnx.windowed),
+        knows_tokenizer=is_known(tokenizer),
     )
 
 
 def amend(folder: Path, ready: ReadyModel) -> None:
-    """Gives the layers with an attention window a cache of all tokens, in a copy of the folder.
+    """Gives the layers with an attention window a cache of all tokens, and the tokenizer a class that the
+    runtime knows, in a copy of the folder.
 
     With caches as long as the window, the runtime (onnxruntime-genai 0.18) refuses requests shorter than the
     window, and a cache can't be rewound beyond it. The results are the same: the window itself stays.
 
     :raises OSError: a file can't be written.
     """
+    if not ready.knows_tokenizer:
+        generalize(folder / SETTINGS)
     if not ready.windowed:
         return
     with (folder / ready.graph).open("r+b") as stream:
@@ -281,20 +293,21 @@ def _is_cached(file: Path) -> bool:
     return False
 
 
-def _check_template(folder: Path, present: Mapping[str, int]) -> None:
-    if TEMPLATE in present:
-        return
+def _tokenizer_settings(folder: Path, present: Mapping[str, int]) -> Mapping[str, Any]:
+    """The content of ``tokenizer_config.json``. :raises BundleError: it isn't JSON, or there is no chat
+    template."""
     file = folder / SETTINGS
     try:
         settings = json.loads(read_whole(file, present[SETTINGS]))
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file}: not JSON ({error})") from None
-    template = settings.get("chat_template") if isinstance(settings, dict) else None
-    if not isinstance(template, str):
+    settings = settings if isinstance(settings, dict) else {}
+    if TEMPLATE not in present and not isinstance(settings.get("chat_template"), str):
         raise BundleError(
             f"{folder}: has no chat template ({TEMPLATE}, or chat_template in {SETTINGS}); "
             "add that of the instruct model"
         )
+    return settings
 
 
 def _cache_of(file: Path, config: Mapping[str, Any], onnx: OnnxFile) -> int:

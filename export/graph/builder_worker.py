@@ -17,7 +17,6 @@ import contextlib
 import importlib
 import io
 import itertools
-import json
 import re
 import shutil
 import sys
@@ -36,17 +35,11 @@ from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
 from edgeslm_export.quantize.worker import load_codes
 from edgeslm_export.sources.checkpoint import read_config
 
+from edgeslm.bundle.tokenizer_class import generalize
+
 _LAYER = re.compile(r"Reading layer (\d+)")
 _ACCURACY_LEVEL = 4
 """Accuracy level of ``MatMulNBits`` that computes with int8 activations, the fast path on CPUs."""
-_TOKENIZER_CLASSES = frozenset(
-    [
-        *("TokenizersBackend", "PreTrainedTokenizer", "GPT2Tokenizer", "LlamaTokenizer"),
-        *("CodeLlamaTokenizer", "GemmaTokenizer", "Phi3Tokenizer", "Qwen2Tokenizer"),
-        *("GPTNeoXTokenizer", "CodeGenTokenizer"),
-    ]
-)
-"""Classes of decoders' tokenizers, without ``Fast``, that onnxruntime-genai 0.18 reads."""
 
 
 class _Watcher(io.TextIOBase):
@@ -85,16 +78,8 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
     serve_states(out)
     shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may differ
-    _name_tokenizer(out / "tokenizer_config.json")
+    generalize(out / "tokenizer_config.json")
     return {"layers": layers}
-
-
-def _name_tokenizer(file: Path) -> None:
-    """Replaces the name of a tokenizer class that the runtime doesn't know, such as ``Qwen3_5Tokenizer`` of
-    transformers 5, with which a grammar fails. ``tokenizer.json`` has the tokenizer itself."""
-    settings = json.loads(file.read_bytes())
-    if str(settings.get("tokenizer_class")).removesuffix("Fast") not in _TOKENIZER_CLASSES:
-        file.write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
 
 
 @contextlib.contextmanager

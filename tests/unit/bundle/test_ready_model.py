@@ -76,6 +76,27 @@ def test_a_windowed_cache_is_made_a_full_one(tmp_path: Path) -> None:
     assert "sliding_window" not in (folder / "genai_config.json").read_text()
 
 
+def test_a_tokenizer_gets_a_class_that_the_runtime_knows(tmp_path: Path) -> None:
+    folder = write_ready(tmp_path / "qwen")
+    file = folder / "tokenizer_config.json"
+    before = json.loads(file.read_bytes())
+    assert judge(folder).knows_tokenizer, "a file without a class"
+    file.write_text(json.dumps({**before, "tokenizer_class": "Qwen3_5Tokenizer"}))
+    ready = judge(folder)
+    assert ready.changes == ["the tokenizer has a class that the runtime knows"]
+    amend(folder, ready)
+    assert json.loads(file.read_bytes()) == {**before, "tokenizer_class": "PreTrainedTokenizerFast"}
+    assert judge(folder).knows_tokenizer
+
+
+@pytest.mark.parametrize("name", ["Qwen2Tokenizer", "GPT2TokenizerFast", "TokenizersBackend"])
+def test_a_class_that_the_runtime_knows_is_kept(name: str, tmp_path: Path) -> None:
+    folder = write_ready(tmp_path / "qwen")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "tokenizer_class": name}))
+    assert not judge(folder).changes
+
+
 def no(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 

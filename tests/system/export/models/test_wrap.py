@@ -14,7 +14,7 @@ import pytest
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.bundle.ready_model import ARCHITECTURES
-from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
+from edgeslm.engine.calls import Generate, Guide, Prompt, Score, Text, Turn
 from edgeslm.engine.prepack.golden import load_golden
 from edgeslm.engine.worker.decoder import Decoder
 from tests.support.export.ready_models import READY
@@ -56,6 +56,24 @@ def test_a_folder_of_the_builder_becomes_a_bundle_that_serves(
         assert decoder.generate(Generate(prompt, 8)).text == first  # after a rewind
         shares = decoder.score(Score(prompt, ("yes", "no", "not now"))).probabilities
         assert sum(shares) == pytest.approx(1)
+    finally:
+        decoder.close()
+
+
+def test_a_tokenizer_of_an_unknown_class_serves_schemas(ready: Path, tmp_path: Path, run: Run) -> None:
+    """The runtime raises "Unsupported tokenizer class" for the folder as it is."""
+    folder = tmp_path / "ready"
+    shutil.copytree(ready / "llama", folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "tokenizer_class": "Qwen3_5Tokenizer"}))
+    done = run("wrap", folder, tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "the tokenizer has a class that the runtime knows" in json.loads(done.stdout)["changed"]
+    decoder = Decoder(tmp_path / "out", 1)
+    try:
+        prompt = Prompt((Turn("user", (Text("Is pump 7 hot?"),)),))
+        guide = Guide("json_schema", '{"type": "object", "properties": {"hot": {"type": "boolean"}}}')
+        assert decoder.generate(Generate(prompt, 8, guide=guide)).text.startswith("{")
     finally:
         decoder.close()
 
