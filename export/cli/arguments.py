@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeslm_export.jobs.device import AUTO, CHOICES
+from edgeslm_export.jobs.device import AUTO, CHOICES, CUDA
 
 if TYPE_CHECKING:
     from edgeslm_export.data.rows import QuestionRow
@@ -100,7 +100,8 @@ def add_device(command: argparse.ArgumentParser) -> None:
 def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
     """The rows of the file that ``--questions`` names; an empty list without that option.
 
-    :raises ExportError: the file can't be read, or ``--minutes`` is given without ``--questions``.
+    :raises ExportError: the file can't be read, or ``--minutes`` or ``--device cuda`` is given without
+        ``--questions``.
     """
     from edgeslm_export.data.rows import load_questions
 
@@ -108,6 +109,8 @@ def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
 
     if options.minutes and not options.questions:
         raise ExportError("--minutes limits the training, which needs --questions: name these too.")
+    if options.device == CUDA and not options.questions:
+        raise ExportError("--device cuda is for the training, which needs --questions: name these too.")
     return load_questions(options.questions) if options.questions else []
 
 

@@ -65,7 +65,7 @@ _RATE: Final = 8e-4
 _BATCH: Final = 32
 _SMALL_BATCH: Final = 8
 _ROWS_FOR_LARGE_BATCH: Final = 1000
-_BYTES_A_WEIGHT: Final = {"lora": 7, "qlora": 3}
+BYTES_A_WEIGHT: Final = {"lora": 7, "qlora": 3}
 """Memory that a training takes, in bytes a weight of the base: the weights (float32 for ``lora``; four bits,
 with some parts in float, for ``qlora``) and the activations."""
 
@@ -104,7 +104,7 @@ class AdapterTrainer:
         self._branches = load_base(self.base)
         self._origin, self._task, self._budget = origin, task, budget
         self._notes, self._work = notes, work
-        self._device = budget.device_for(origin.weights, _BYTES_A_WEIGHT[method])
+        self._device = budget.device_for(origin.weights, BYTES_A_WEIGHT[method])
         self._encoder = RowEncoder(
             base, make_task(str(task.learned["task"]), TaskSection(), self._planned_bundle())
         )
@@ -119,7 +119,7 @@ class AdapterTrainer:
         encoded = self._task.encode(self._encoder, rows)
         kept = [number for number, row in enumerate(encoded) if row is not None]
         watched = [place for place, number in enumerate(kept) if number in set(aside)]
-        need = _BYTES_A_WEIGHT[self.method]
+        need = BYTES_A_WEIGHT[self.method]
         check_resources(self._origin.weights, self._origin.weights * 5, self._work, need)
         job = TrainingJob(
             self._origin.path.resolve(),

@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Final
 
 from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.device import CPU
 from edgeslm_export.jobs.resources import matmul_gflops
 from edgeslm_export.jobs.time_left import TimeLeft, duration
 from edgeslm_export.train.contrastive import MOST_PAIRS
+from edgeslm_export.train.decoder_methods import BYTES_A_WEIGHT as DECODER_BYTES
 from edgeslm_export.train.decoder_methods import schedule_for as decoder_schedule
 from edgeslm_export.train.encoder_finetune import LONGEST
 from edgeslm_export.train.encoder_finetune import schedule_for as encoder_schedule
+from edgeslm_export.train.encoder_methods import BYTES_A_WEIGHT as ENCODER_BYTES
 from edgeslm_export.train.encoder_methods import ROWS_FOR_LABELS
 from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.lora_training import can_train_adapters
@@ -46,15 +49,12 @@ def timed(budget: Budget, spec: TaskSpec | FieldSpec, inputs: Inputs, notes: Not
     gflops = matmul_gflops()
     steps = expected_steps(spec, inputs, budget, notes, gflops)
     whole = sum(steps.values())
-    if budget.device.is_gpu:
-        budget.announce(
-            f"Training takes about {duration(whole)} on this machine's CPU; the GPU's time isn't known."
-        )
-    else:
-        unlimited = expected_steps(spec, inputs, replace(budget, seconds=0), notes, gflops)
-        for sentence in _too_short(steps, unlimited, budget):
-            budget.announce(sentence)
-        budget.announce(f"Training takes about {duration(whole)} on this machine.")
+    slow = {name: time for name, time in steps.items() if not _is_on_gpu(name, budget, inputs)}
+    unlimited = expected_steps(spec, inputs, replace(budget, seconds=0), notes, gflops)
+    for sentence in _too_short(slow, unlimited, budget):
+        budget.announce(sentence)
+    where = "on this machine" if slow == steps else "on this machine's CPU; the GPU's time isn't known"
+    budget.announce(f"Training takes about {duration(whole)} {where}.")
     if budget.on_progress is None:
         return budget
     pace = TimeLeft(
@@ -66,6 +66,15 @@ def timed(budget: Budget, spec: TaskSpec | FieldSpec, inputs: Inputs, notes: Not
             pace.begin(step)
 
     return replace(budget, on_progress=pace, begin=begin)
+
+
+def _is_on_gpu(step: str, budget: Budget, inputs: Inputs) -> bool:
+    method = step.partition("-")[0]
+    origin = {ENCODER: inputs.checkpoint, LORA: inputs.decoder, QLORA: inputs.decoder}.get(method)
+    if origin is None:  # a head
+        return False
+    needed = origin.weights * {ENCODER: ENCODER_BYTES, **DECODER_BYTES}[method]
+    return budget.device.fitting(needed, "Training", lambda _: None) != CPU
 
 
 def _too_short(steps: Mapping[str, float], unlimited: Mapping[str, float], budget: Budget) -> Iterator[str]:

@@ -154,6 +154,12 @@ def test_minutes_bound_a_teaching(command: str, tmp_path: Path, capsys: pytest.C
     assert "--minutes limits the training, which needs --questions" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["encoder", "reader"])
+def test_a_gpu_is_for_a_teaching(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([command, "none", str(tmp_path / "out"), "--device", "cuda"]) == 1
+    assert "--device cuda is for the training, which needs --questions" in capsys.readouterr().err
+
+
 @pytest.mark.export
 def test_an_encoder_is_taught_by_a_file_of_questions(
     encoders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
