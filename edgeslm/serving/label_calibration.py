@@ -1,11 +1,11 @@
 """Label calibration: fits the label bias of untaught tasks to stored corrections, while they serve.
 
 People correct what is wrong: corrections alone would say that a model is never right. So the bias is fitted
-to a random sample of the messages that the task labelled, in which those that nobody corrected count as
-right. Corrections count as in training: those over MQTT once somebody has accepted them, and none that was
-only accepted together with others, since it says nothing but what the model said. With ten or more of them in
-the sample a job fits the biases, which are kept only if they help on messages left out
-(``engine.worker.label_bias``). A failure leaves the task as it is.
+to a random sample of the newer messages that the task labelled, in which those that nobody corrected count as
+right. Corrections count as in training: those over MQTT once somebody has accepted them. A label that was
+only accepted together with others says nothing but what the model said, as if nobody had corrected it. With
+ten or more corrections in the sample a job fits the biases, which are kept only if they help on messages left
+out (``engine.worker.label_bias``). A failure leaves the task as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.bundle.calibration import FEWEST_LABELLED, LabelledBias
@@ -31,7 +30,7 @@ from edgeslm.serving.fitted_bias import (
     save_biases,
     use_bias,
 )
-from edgeslm.storage.feedback_store import PROPOSED, FeedbackStore, is_used
+from edgeslm.storage.feedback_store import PROPOSED, FeedbackStore
 from edgeslm.tasks.classify import Classify, LabelSample, mark_of
 from edgeslm.telemetry.extension import Extension
 
@@ -43,6 +42,8 @@ log = logging.getLogger("edgeslm.serving")
 JOB: Final = "edgeslm.engine.worker.label_bias"
 SAMPLE: Final = 300
 """Size of a task's sample of messages."""
+SPAN: Final = 3000
+"""About how many messages it is of, the last ones: people correct what came lately."""
 FEWEST_SEEN: Final = 30
 """Fewest messages of a sample that a bias is fitted to."""
 JOB_S: Final = 600.0
@@ -52,18 +53,7 @@ LOOK_S = 30.0
 AGAIN_S = 600.0
 """Seconds between two fits of a task."""
 LAST_BYTES: Final = 500_000
-"""How much of a file of corrections is read, from its end: the daemon's memory stays bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Corrections:
-    """Labels of corrections that count, and None for others, by the mark of the text."""
-
-    labels: Mapping[bytes, str | None]
-
-    @property
-    def count(self) -> int:
-        return sum(label is not None for label in self.labels.values())
+"""How much of the corrections of a file is used, the newest: the daemon's memory stays bounded."""
 
 
 class LabelCalibration(Extension):
@@ -111,22 +101,21 @@ class LabelCalibration(Extension):
         seen = (task, key, [_stamp(store, name) for store in stores])
         if self._seen.get(name) == seen:
             return
-        corrections = await asyncio.to_thread(_read, stores, name, task.section.labels or {})
+        right = await asyncio.to_thread(_read, stores, name, task.section.labels or {})
         found = (await asyncio.to_thread(load_biases, deployment.config)).get(name)
-        met = {mark: corrections.labels[mark] for mark in sample.kept.keys() & corrections.labels.keys()}
-        counted = sorted((mark.hex(), label) for mark, label in met.items() if label is not None)
-        mark = hashlib.sha256(json.dumps(counted).encode()).hexdigest()
-        if corrections.count < FEWEST_LABELLED:
+        met = sorted((mark.hex(), right[mark]) for mark in sample.kept.keys() & right.keys())
+        mark = hashlib.sha256(json.dumps(met).encode()).hexdigest()
+        if len(right) < FEWEST_LABELLED:
             if found is not None:
                 await self._keep(task, None, key)
-        elif len(counted) < FEWEST_LABELLED or len(sample.kept) < FEWEST_SEEN:
+        elif len(met) < FEWEST_LABELLED or len(sample.kept) < _fewest(found, key):
             use_bias(task, found, key)
             self._next_at[name] = time.monotonic() + AGAIN_S
             return  # messages that were corrected may come again
         elif found is not None and (found.key, found.mark) == (key, mark):
             use_bias(task, found, key)  # a reload may have begun before the fit ended
         else:
-            bias = await self._fit(task, corrections, sample)
+            bias = await self._fit(task, right, sample)
             self._next_at[name] = time.monotonic() + AGAIN_S
             await self._keep(task, FittedBias(key, mark, bias), key)
         self._seen[name] = seen
@@ -135,7 +124,7 @@ class LabelCalibration(Extension):
         """The sample of the task's messages; another one after a change of what its bias belongs to."""
         known = self._samples.get(task.name)
         if known is None or known[0] != key:
-            known = self._samples[task.name] = (key, LabelSample(SAMPLE))
+            known = self._samples[task.name] = (key, LabelSample(SAMPLE, SPAN))
         task.seen = known[1]
         return known[1]
 
@@ -152,16 +141,12 @@ class LabelCalibration(Extension):
             self._opened = (where, key_file), stores
         return self._opened[1]
 
-    async def _fit(self, task: Classify, corrections: Corrections, sample: LabelSample) -> LabelledBias:
+    async def _fit(self, task: Classify, right: Mapping[bytes, str], sample: LabelSample) -> LabelledBias:
         """:raises JobError: the fit fails."""
-        rows = [
-            (scores, label)
-            for mark, (scores, given) in sample.kept.items()
-            if (label := corrections.labels.get(mark, given)) is not None
-        ]
+        rows = sample.kept.items()
         order = {
-            "scores": [scores for scores, _ in rows],
-            "truth": [label for _, label in rows],
+            "scores": [scores for _, (scores, _) in rows],
+            "truth": [right.get(mark, given) for mark, (_, given) in rows],
             "labels": list(task.section.labels or {}),
         }
         with Job(JOB) as job:
@@ -169,14 +154,14 @@ class LabelCalibration(Extension):
         return LabelledBias(**answer)
 
     async def _keep(self, task: Classify, found: FittedBias | None, key: str) -> None:
-        """Uses a bias from now on, and stores it; None removes it."""
+        """Stores a bias, and uses it from now on; None removes it."""
         config = self._service.deployment.config
-        if (now := fitted_task(self._service.deployment.bindings.get(task.name, ()))) is task:
-            use_bias(now, found, key)
         kept = {name: one for name, one in load_biases(config).items() if name != task.name}
         await asyncio.to_thread(
             save_biases, config, {**kept, **({} if found is None else {task.name: found})}
         )
+        if fitted_task(self._service.deployment.bindings.get(task.name, ())) is task:
+            use_bias(task, found, key)
         if found is None:
             log.info("task %s: its label bias is dropped, since corrections were removed", task.name)
         else:
@@ -191,11 +176,21 @@ def _stamp(store: FeedbackStore, task: str) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _read(stores: Sequence[FeedbackStore], task: str, labels: Mapping[str, str]) -> Corrections:
-    """The newest corrections, of which the last of a text says whether it counts."""
-    found: dict[bytes, str | None] = {}
+def _fewest(found: FittedBias | None, key: str) -> int:
+    """Fewest messages of a sample that a bias is fitted to: as many as the present one, which may be from
+    before a restart, was fitted to."""
+    if found is None or found.key != key or found.bias.biases is None:
+        return FEWEST_SEEN
+    return max(FEWEST_SEEN, min(found.bias.rows, SAMPLE))
+
+
+def _read(stores: Sequence[FeedbackStore], task: str, labels: Mapping[str, str]) -> dict[bytes, str]:
+    """The right labels by the mark of the text: of the newest corrections that training uses, the last of
+    each text."""
+    found: dict[bytes, str] = {}
     for store in stores:
-        for row in store.rows(task, LAST_BYTES):
-            counts = is_used(row) and row.get("label") in labels and PROPOSED not in row
-            found[mark_of(row["text"])] = row["label"] if counts else None
-    return Corrections(found)
+        for row in store.used(task, LAST_BYTES):
+            found.pop(mark := mark_of(row["text"]), None)
+            if row.get("label") in labels and PROPOSED not in row:
+                found[mark] = row["label"]
+    return found

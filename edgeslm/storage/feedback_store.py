@@ -17,7 +17,8 @@ import datetime
 import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ can't fill the disk."""
 
 PROPOSED = "proposed"
 """Key of a row whose label was proposed by this model, and accepted together with others."""
+_BY, _ACCEPTED = b'"by": ', b'"accepted": true'
+"""Parts of a row's JSON; in a text or label their quotes have a backslash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +100,39 @@ class FeedbackStore:
     def file(self, task: str) -> Path:
         return self._folder / f"{task}.jsonl"
 
-    def rows(self, task: str, last_bytes: int | None = None) -> list[Row]:
+    def rows(self, task: str) -> list[Row]:
         """The task's corrections, the oldest first; damaged rows are left out.
 
-        :param last_bytes: how much of the file's end is read; None: all of it.
         :raises FeedbackError: the file can't be read.
         """
+        return [row for line in self._lines(task) if (row := self._read(task, line)) is not None]
+
+    def used(self, task: str, most_bytes: int) -> list[Row]:
+        """The newest labels that training uses, the oldest first, of ``most_bytes`` at most. However many
+        others there are, they hide none and take no memory.
+
+        :raises FeedbackError: the file can't be read.
+        """
+        kept, size = deque[bytes](), 0
+        for line in self._lines(task):
+            if _BY not in line or _ACCEPTED in line:
+                kept.append(line)
+                size += len(line)
+                while size > most_bytes:
+                    size -= len(kept.popleft())
+        rows = (self._read(task, line) for line in kept)
+        return [row for row in rows if row is not None and is_used(row)]
+
+    def _lines(self, task: str) -> Iterator[bytes]:
+        """:raises FeedbackError: the file can't be read."""
         file = self.file(task)
         try:
             with file.open("rb") as stream:
-                start = 0 if last_bytes is None else max(0, stream.seek(0, os.SEEK_END) - last_bytes)
-                stream.seek(start)
-                lines = stream.read().split(b"\n")[1 if start else 0 :]
+                yield from stream
         except FileNotFoundError:
-            return []
+            return
         except OSError as error:
             raise FeedbackError(f"{file} can't be read: {error.strerror}") from None
-        return [row for line in lines if (row := self._read(task, line)) is not None]
 
     def _read(self, task: str, line: bytes) -> Row | None:
         return _row(line if self._seal is None else _opened(line, self._seal, task))

@@ -33,24 +33,29 @@ _AS_JSON = 'Answer with one label as JSON, and nothing else: {"label": "..."}'
 
 
 class LabelSample:
-    """A random sample of the messages that an untaught task labelled since the node's start: for each, a mark
-    of the text instead of the text, the probabilities without a label bias, and the label that was given
-    (reservoir sampling, Vitter, 1985). :param most: its size."""
+    """A random sample of the newer messages that an untaught task labelled since the node's start: for each,
+    a mark of the text instead of the text, the probabilities without a label bias, and the label that was
+    given (reservoir sampling with a bias to new ones, Aggarwal, 2006). A text that comes often is kept once.
 
-    def __init__(self, most: int) -> None:
+    :param most: its size. :param span: about how many different messages it is of, the last ones.
+    """
+
+    def __init__(self, most: int, span: int) -> None:
         self._most = most
+        self._span = span
         self._chance = random.Random()
         self._count = 0
         self.kept: dict[bytes, tuple[tuple[float, ...], str]] = {}
 
     def add(self, text: str, probabilities: tuple[float, ...], label: str) -> None:
         mark = mark_of(text)
-        self._count += 1
-        if mark in self.kept or len(self.kept) < self._most:
-            self.kept[mark] = (probabilities, label)
-        elif self._chance.random() * self._count < self._most:
-            del self.kept[self._chance.choice(list(self.kept))]
-            self.kept[mark] = (probabilities, label)
+        if mark not in self.kept:
+            self._count = min(self._count + 1, self._span)
+            if len(self.kept) == self._most:
+                if self._chance.random() * self._count >= self._most:
+                    return
+                del self.kept[self._chance.choice(list(self.kept))]
+        self.kept[mark] = (probabilities, label)
 
 
 def mark_of(text: str) -> bytes:

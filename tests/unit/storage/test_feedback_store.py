@@ -206,3 +206,17 @@ def test_rows_may_be_encrypted(tmp_path: Path) -> None:
     assert second["text"] == "Loud" and len(list(store.rows("triage"))) == 1
     assert FeedbackStore(tmp_path).erase(Choice(id="panel-*")) == 1, "without the key"
     assert list(store.rows("triage")) == []
+
+
+def test_a_flood_of_corrections_that_nobody_accepted_hides_no_others(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path)
+    for number in range(9):
+        store.keep(Correction("triage", f'note "by": {number}', "critical"))
+    store.keep(Correction("triage", "Smoke", "critical", by="panel"))
+    store.decide("triage", store.rows("triage"), use=True)
+    for number in range(100):
+        store.keep(Correction("triage", f"flood {number}" + "x" * 100, "critical", by="a stranger"))
+    assert [row["text"] for row in store.used("triage", 5000)][-2:] == ['note "by": 8', "Smoke"]
+    assert len(store.used("triage", 5000)) == 10
+    assert [row["text"] for row in store.used("triage", 120)] == ["Smoke"], "the newest"
+    assert store.used("other", 5000) == []

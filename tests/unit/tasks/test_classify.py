@@ -12,7 +12,7 @@ from edgeslm.engine.calls import Classify, Cost, Output, Score, Text, Turn
 from edgeslm.errors import ConfigError, InvalidRequest
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import Outcome, Task, make_task
-from edgeslm.tasks.classify import CONTENT_FREE
+from edgeslm.tasks.classify import CONTENT_FREE, LabelSample, mark_of
 from tests.support.fakes import FakeEngine
 from tests.support.taught import CLASSIFY, EXTRACT, RISK, adapter_bundle, calibration, head_bundle
 
@@ -311,3 +311,21 @@ def test_without_a_calibration_a_model_is_taken_at_its_word(
         make_learned(bundle, **fields), FakeEngine(Output(probabilities=(1 - confidence, confidence)))
     )
     assert outcome.status == status
+
+
+def test_corrections_that_begin_late_are_about_messages_of_the_sample() -> None:
+    sample = LabelSample(300, 3000)
+    for number in range(60_000):
+        sample.add(f"note {number}", (0.5, 0.5), "normal")
+    assert len(sample.kept) == 300
+    late = sum(mark_of(f"note {number}") in sample.kept for number in range(59_000, 60_000))
+    assert 50 < late < 150
+
+
+def test_messages_that_come_often_dont_freeze_the_sample() -> None:
+    sample = LabelSample(300, 3000)
+    for number in range(60_000):
+        text = f"note {number}" if number % 20 == 0 else f"heartbeat {number % 5}"
+        sample.add(text, (0.5, 0.5), "normal")
+    new = sum(mark_of(f"note {number}") in sample.kept for number in range(54_000, 60_000))
+    assert new > 10
