@@ -74,8 +74,8 @@ def _label(session: Session, one: Mapping[str, Any], labels: Sequence[str], key:
     label = None
     if key in KEYS[: len(labels)]:
         label = labels[KEYS.index(key)]
-    elif key == CONFIRM:
-        label = one["guess"]
+    elif key == CONFIRM and ("model" not in one or sys.stdin.isatty()):
+        label = one["guess"]  # piped input takes no proposal: whether one is there in time is chance
     if label is not None:
         session.label(one["text"], label)
         say(f"-> {label}")

@@ -342,8 +342,8 @@ def test_the_untaught_model_proposes_the_first_labels(
     run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = proposals(tmp_path, run, "one", "two", "three", "four", "five")
-    # Enter takes a proposal, a key corrects one; the list of the rest is refused, then accepted.
-    assert teach(tmp_path, monkeypatch, ["", "2", "*", "n", "*", "y", "u", "2"], *source) == 0
+    # Keys confirm and correct a proposal; the list of the rest is refused, then accepted.
+    assert teach(tmp_path, monkeypatch, ["1", "2", "*", "n", "*", "y", "u", "2"], *source) == 0
     said = capsys.readouterr().out
     assert "one   (small proposes: a 0." in said and "Enter takes the proposal" in said
     assert "* lists the proposals of 5 messages" in said and "y takes these 3 labels" in said
