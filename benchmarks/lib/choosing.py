@@ -51,7 +51,7 @@ def _measured(name: str, packages: Packages, args: argparse.Namespace, say: Say)
         places = random.Random(seed).sample(range(len(rows)), min(POOL, len(rows)))
         vectors, labels = all_vectors[places], [rows[place]["label"] for place in places]
         orders = {
-            "active": _active(vectors, labels, args.most),
+            "active": active_order(vectors, labels, args.most),
             "random": random.Random(seed).sample(range(len(places)), args.most),
         }
         for how, order in orders.items():
@@ -66,7 +66,8 @@ def _measured(name: str, packages: Packages, args: argparse.Namespace, say: Say)
     return {**found, "step": STEP, "needed": needed, "share": share, "tested": len(test)}
 
 
-def _active(vectors: Any, labels: Sequence[str], most: int) -> list[int]:
+def active_order(vectors: Any, labels: Sequence[str], most: int) -> list[int]:
+    """Places of the texts in the order in which they are shown for labelling."""
     known: dict[int, str] = {}
     while len(known) < most:
         for one in choose(vectors, known, STEP):
@@ -75,18 +76,20 @@ def _active(vectors: Any, labels: Sequence[str], most: int) -> list[int]:
 
 
 def _curve(vectors: Any, labels: Sequence[str], order: Sequence[int], tested: Any, most: int) -> list[float]:
-    found = []
-    for count in range(STEP, most + 1, STEP):
-        chosen = list(order[:count])
-        names = sorted({labels[index] for index in chosen})
-        if len(names) == 1:
-            found.append(float((tested[1] == names[0]).mean()))
-            continue
-        truth = np.array([names.index(labels[index]) for index in chosen])
-        weight, bias = fit_layer(vectors[chosen], truth, STRENGTH, len(names))
-        said = np.array(names)[(tested[0] @ weight.T + bias).argmax(axis=1)]
-        found.append(float((said == tested[1]).mean()))
-    return found
+    counts = range(STEP, most + 1, STEP)
+    return [head_accuracy(vectors, labels, order[:count], tested) for count in counts]
+
+
+def head_accuracy(vectors: Any, labels: Sequence[str], order: Sequence[int], tested: Any) -> float:
+    """Accuracy of a head on the ``tested`` vectors and labels, trained on the rows at ``order``."""
+    chosen = list(order)
+    names = sorted({labels[index] for index in chosen})
+    if len(names) == 1:
+        return float((tested[1] == names[0]).mean())
+    truth = np.array([names.index(labels[index]) for index in chosen])
+    weight, bias = fit_layer(vectors[chosen], truth, STRENGTH, len(names))
+    said = np.array(names)[(tested[0] @ weight.T + bias).argmax(axis=1)]
+    return float((said == tested[1]).mean())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

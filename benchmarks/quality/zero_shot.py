@@ -3,6 +3,7 @@
     python benchmarks/quality/zero_shot.py COMMAND ...
 
     labels     zero-shot encoders and decoders on five sets, with and without ten labels, against llama.cpp
+    feedback   an untaught task with labels that people give on the node, or with corrections of errors
     reference  zero-shot bundles against the libraries that they come from
 
 Each command prints one JSON line last. ``COMMAND --help`` lists its options.
@@ -20,6 +21,7 @@ from benchmarks.lib.commands import run_subcommand
 
 COMMANDS: Final = {
     "labels": "zero_shot_labels",
+    "feedback": "label_feedback",
     "reference": "zero_shot_reference",
 }
 
