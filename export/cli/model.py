@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgeslm_export.cli.arguments import add_source, positive, whole
+from edgeslm_export.cli.arguments import add_device, add_source, positive, whole
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
 from edgeslm_export.jobs.time_left import duration
@@ -46,11 +46,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text to calibrate on, and its last fifth to measure with (default: from a package)",
     )
+    add_device(command)
 
 
 def run(options: argparse.Namespace) -> None:
     """Makes a decoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
+    from edgeslm_export.jobs.device import CPU, choose_device
+    from edgeslm_export.jobs.resources import LIBRARIES_BYTES, bytes_a_weight
     from edgeslm_export.models.decoder import ExportOrder, export_model
     from edgeslm_export.models.export_cost import expected_seconds
     from edgeslm_export.quantize.recipe import find_recipe
@@ -66,13 +69,15 @@ def run(options: argparse.Namespace) -> None:
         max_bytes=float("inf") if options.max_bytes is None else options.max_bytes,
     )
     with Bar() as bar:
+        chosen = choose_device(options.device, bar.say, debug=options.debug)
         origin = resolve_source(options.src, "decoder", bar.say)
-        if (seconds := expected_seconds(origin, recipe)) >= _LONG_S:
+        needed = LIBRARIES_BYTES + origin.weights * bytes_a_weight(gguf=False)
+        device = chosen.fitting(needed, "Quantizing", bar.say)
+        if device == CPU and (seconds := expected_seconds(origin, recipe)) >= _LONG_S:
             bar.say(f"Exporting takes about {duration(seconds)} on this machine.")
         corpus = _corpus(options, bar, needed=recipe.calibrated or goal.max_kl < float("inf"))
-        manifest, measured = export_model(
-            origin, options.out, ExportOrder(recipe, goal, corpus), on_progress=bar, debug=options.debug
-        )
+        order = ExportOrder(recipe, goal, corpus, device)
+        manifest, measured = export_model(origin, options.out, order, on_progress=bar, debug=options.debug)
     print_bundle(options, manifest, measured)
 
 

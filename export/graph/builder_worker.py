@@ -30,9 +30,8 @@ from edgeslm_export.graph.matmul_by_row import BY_ROW, write_product_by_row, wri
 from edgeslm_export.graph.recurrent_state import serve_states
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.quantize.formats import Format
-from edgeslm_export.quantize.packing import Quantized
+from edgeslm_export.quantize.packing import Quantized, load_codes
 from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
-from edgeslm_export.quantize.worker import load_codes
 from edgeslm_export.sources.checkpoint import read_config
 
 from edgeslm.bundle.tokenizer_class import generalize

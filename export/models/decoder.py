@@ -27,6 +27,7 @@ from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
 from edgeslm_export.graph.score_graph import write_score_graph
 from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.device import CPU
 from edgeslm_export.jobs.resources import bytes_a_weight, check_resources
 from edgeslm_export.jobs.subprocess_job import OnProgress, run_module
 from edgeslm_export.jobs.time_left import TimeLeft
@@ -79,11 +80,13 @@ _MISSED = "missed"
 
 @dataclass(frozen=True, slots=True)
 class ExportOrder:
-    """Options of an export. Without a ``corpus`` nothing can be calibrated or measured."""
+    """Options of an export. Without a ``corpus`` nothing can be calibrated or measured. The ``device``
+    quantizes; what is measured by inference runs on the CPU."""
 
     recipe: Recipe
     goal: Goal = field(default_factory=Goal)
     corpus: Corpus | None = None
+    device: str = CPU
 
 
 def export_model(
@@ -201,7 +204,7 @@ class _Work:
         self._golden: dict[str, int] = {}
 
     def _run(self, module: str, what: str, task: Mapping[str, Any]) -> dict[str, Any]:
-        task = {"work": str(self._folder), **task}
+        task = {"work": str(self._folder), "device": self._order.device, **task}
         return run_module(module, task, what, on_progress=self._pace, debug=self._debug)
 
     def study(self) -> None:

@@ -49,6 +49,7 @@ _BLOCK_ROWS = 1024
 """Most rows of a block that one core quantizes."""
 _BLOCK_WEIGHTS = 65_536
 """Number of weights of which all candidate scales are tried at a time, so that they stay in the CPU cache."""
+_GPU_BLOCK_WEIGHTS = 1 << 24
 _MOST_DAMPED = 8
 _LEAST_SHARE = 0.05
 """Lower bound of channel magnitudes in smoothing, as a share of their median. Without this bound, a channel
@@ -89,17 +90,20 @@ def _joined(parts: Sequence[Coded], form: Format) -> Quantized:
     import torch
 
     codes, scales = (torch.cat(some) for some in zip(*parts, strict=True))
-    return Quantized(codes.to(torch.int8).numpy(), scales.to(torch.float16).numpy(), form)
+    return Quantized(codes.to(torch.int8).cpu().numpy(), scales.to(torch.float16).cpu().numpy(), form)
 
 
 def _on_all_cores(function: Callable[[torch.Tensor], _T], weight: torch.Tensor) -> list[_T]:
-    """Results of ``function`` for blocks of a matrix's rows, computed on all of torch's threads.
+    """Results of ``function`` for blocks of a matrix's rows, computed on all of torch's threads; a GPU takes
+    all rows at once.
 
     The blocks are the same for any number of threads, so the results are too. Quantization consists of many
     small steps. One core for each block is up to ten times as fast as all cores for each step.
     """
     import torch
 
+    if not weight.is_cpu:
+        return [function(weight)]
     threads = torch.get_num_threads()
     count = 2 * math.ceil(len(weight) / (2 * _BLOCK_ROWS))
     blocks = weight.tensor_split(min(count, max(1, len(weight))))
@@ -201,7 +205,7 @@ class InputStatistics:
             return self._compensate(rows.clone() if factors is None else rows * factors, form)
 
         made = _joined(_on_all_cores(compensated, weight), form)
-        return made if factors is None else replace(made, smoothing=factors.numpy())
+        return made if factors is None else replace(made, smoothing=factors.cpu().numpy())
 
     def _compensate(self, work: torch.Tensor, form: Format) -> Coded:
         work[:, self._unused] = 0
@@ -301,8 +305,9 @@ def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | N
 
 
 def _cache_blocks(weight: torch.Tensor) -> list[slice]:
-    """Slices that split the rows into blocks of at most ``_BLOCK_WEIGHTS`` weights, but at least one row."""
-    rows = max(1, _BLOCK_WEIGHTS // weight.shape[1])
+    """Slices that split the rows into blocks of at most ``_BLOCK_WEIGHTS`` weights, but at least one row; on
+    a GPU of more."""
+    rows = max(1, (_BLOCK_WEIGHTS if weight.is_cpu else _GPU_BLOCK_WEIGHTS) // weight.shape[1])
     return [slice(start, start + rows) for start in range(0, weight.shape[0], rows)]
 
 

@@ -8,12 +8,17 @@ embedding with zero points doesn't load.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from edgeslm_export.quantize.formats import Format
 
+Made = dict[tuple[str, Format], "Quantized"]
+"""Quantized matrices by name and format."""
 _PROBED = 8
 """Number of rows that ``recover`` checks first, so that most matrices in other formats are rejected early."""
 
@@ -103,3 +108,39 @@ def recover(weights: npt.NDArray[np.float32], form: Format) -> Quantized | None:
             scales[hit] = scale[exact, 0].astype(np.float16)
             missing[hit] = False
     return None if missing.any() else Quantized(codes.reshape(rows, columns), scales, form)
+
+
+def _key(name: str, form: Format) -> str:
+    return f"{name}.{form.bits}-{form.group_size}"
+
+
+def write_codes(file: Path, made: Made) -> None:
+    """Writes a file of ``codes/``; see ``worker``."""
+    arrays: dict[str, Any] = {}
+    for (name, form), matrix in made.items():
+        key = _key(name, form)
+        arrays[f"{key}.codes"], arrays[f"{key}.scales"] = matrix.codes, matrix.scales
+        for what, value in (("smoothing", matrix.smoothing), ("reach", matrix.reach)):
+            if value is not None:
+                arrays[f"{key}.{what}"] = value
+    np.savez(file.with_suffix(".npz"), **arrays)
+
+
+def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[str, Quantized]]:
+    """Every matrix in ``codes/``, by name, in the format that ``formats`` lists for it."""
+    for file in sorted(folder.glob("*.npz")):
+        with np.load(file, allow_pickle=False) as arrays:
+            for name, form in formats.items():
+                key = _key(name, form)
+                if f"{key}.codes" in arrays:
+                    smoothing, reach = (arrays.get(f"{key}.{what}") for what in ("smoothing", "reach"))
+                    yield (
+                        name,
+                        Quantized(
+                            arrays[f"{key}.codes"],
+                            arrays[f"{key}.scales"],
+                            form,
+                            smoothing,
+                            None if reach is None else float(reach),
+                        ),
+                    )

@@ -101,7 +101,7 @@ def _head_gradient(
     model: LayeredModel, hidden: torch.Tensor, meter: _Meter, on_progress: Callable[[int], None]
 ) -> torch.Tensor:
     """Gradient of ``log p(y)`` at the last layer's output, with a token ``y`` drawn at each position."""
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator("cpu").manual_seed(_SEED)
     gradients = []
     handle = model.model.lm_head.register_forward_hook(meter.watch)
     try:
@@ -177,7 +177,8 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Samples a token from each row of ``logits`` [rows, vocabulary], several times as fast as
     ``torch.multinomial``."""
     below = logits.softmax(dim=1).cumsum_(dim=1)
-    at = torch.rand(len(logits), 1, generator=generator) * below[:, -1:]
+    drawn = torch.rand(len(logits), 1, generator=generator, device=generator.device)  # equal on each device
+    at = drawn.to(below.device) * below[:, -1:]
     return torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
@@ -224,8 +225,9 @@ class _Meter:
 
     def _error(self, form: Format, rows: Any) -> torch.Tensor:
         made = self._quantized[form]
-        part = Quantized(made.codes[rows], made.scales[rows], form)
-        return torch.from_numpy(part.weights()) - self._weight[rows]
+        at = rows.cpu() if isinstance(rows, torch.Tensor) else rows
+        part = Quantized(made.codes[at], made.scales[at], form)
+        return torch.from_numpy(part.weights()).to(self._weight.device) - self._weight[rows]
 
     def watch(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         read = inputs[0].detach().flatten(0, -2)
@@ -233,7 +235,7 @@ class _Meter:
         def meet(gradient: torch.Tensor) -> None:
             found = gradient.flatten(0, -2)
             for form in self._sums:
-                total = torch.zeros(len(read))
+                total = read.new_zeros(len(read))  # hooks of a GPU run in a thread without a default device
                 for start in range(0, found.shape[1], _ROWS):
                     rows = slice(start, start + _ROWS)
                     total += (found[:, rows] * (read @ self._error(form, rows).T)).sum(dim=1)

@@ -12,6 +12,7 @@ float16 of each matrix and format; a matrix with a scale for each row may also h
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -20,18 +21,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.device import CPU, open_device
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.quantize.calibration_stream import MEASURED_EVERY, CalibrationStream
 from edgeslm_export.quantize.formats import Format
-from edgeslm_export.quantize.packing import Quantized, recover
+from edgeslm_export.quantize.packing import Made, Quantized, recover, write_codes
 from edgeslm_export.quantize.recipe import ATTENDED, EMBEDDING, HEAD
 from edgeslm_export.sources.corpus import BATCH
 
 from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
+    from edgeslm_export.sources.layer_reader import LayeredModel
 
 TOP = "top"
 """Name of the file in ``codes/`` that has the embedding and the head."""
@@ -72,6 +78,13 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         golden_tokens.write_record(tokenizer, Path(task["source"]), work)
         notes.save(_CHECKPOINT, {})
     _set_threads()
+    with _on_device(task):
+        return _examine(task, folder, work, notes, reporter)
+
+
+def _examine(
+    task: Mapping[str, Any], folder: Path, work: Path, notes: Notes, reporter: Reporter
+) -> dict[str, Any]:
     from edgeslm_export.sources.layer_reader import LayeredModel
 
     model = LayeredModel(folder)
@@ -95,6 +108,13 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     if formats:
         result["losses"] = _measure_losses(model, work, formats, reporter)
     return result
+
+
+def _calibration_ids(model: LayeredModel, work: Path) -> torch.Tensor:
+    """The calibration tokens [sequences, tokens] on the model's device."""
+    import torch
+
+    return torch.from_numpy(np.load(work / "calibration.npy")).long().to(model.device)
 
 
 def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) -> dict[str, int]:
@@ -170,7 +190,7 @@ def _write_reference(model: Any, work: Path, most_bytes: int, notes: Notes, repo
     note = {"tokens": hashlib.sha256(evaluation.tobytes()).hexdigest()}
     if notes.load(_REFERENCE) == note:
         return
-    ids = torch.from_numpy(evaluation).long()
+    ids = torch.from_numpy(evaluation).long().to(model.device)
     with torch.inference_mode():
         hidden, calls = model.embed(ids), model.calls(ids[:BATCH])
         for number in range(len(model.layers)):
@@ -182,7 +202,8 @@ def _write_reference(model: Any, work: Path, most_bytes: int, notes: Notes, repo
         out = np.lib.format.open_memmap(work / "reference.npy", "w+", np.float16, shape)
         for row, sequence in enumerate(hidden):
             length = ids.shape[1]
-            out[row * length : (row + 1) * length] = model.logits(sequence[None])[0].to(torch.float16).numpy()
+            logits = model.logits(sequence[None])[0].to(torch.float16)
+            out[row * length : (row + 1) * length] = logits.cpu().numpy()
         out.flush()
     notes.save(_REFERENCE, note)
 
@@ -193,7 +214,7 @@ def _find_exact(model: Any) -> dict[str, list[int]]:
     found = {}
     for name, weight in _weights(model):
         for form in _EXACT:
-            if recover(weight.numpy(), form) is not None:
+            if recover(weight.cpu().numpy(), form) is not None:
                 found[name] = [form.bits, form.group_size]
                 break
     return found
@@ -215,16 +236,15 @@ def _weights(model: Any) -> Iterator[tuple[str, Any]]:
 def _measure_losses(
     model: Any, work: Path, formats: Sequence[Format], reporter: Reporter
 ) -> dict[str, list[list[float]]]:
-    import torch
     from edgeslm_export.quantize.sensitivity import measure_sensitivity
 
-    ids = torch.from_numpy(np.load(work / "calibration.npy")).long()[::MEASURED_EVERY]
+    ids = _calibration_ids(model, work)[::MEASURED_EVERY]
 
     def on_progress(done: int, total: int, what: str) -> None:
         reporter.progress(22 + 75 * done // total, 100, what)
 
     found = measure_sensitivity(model, ids, formats, on_progress)
-    np.savez(work / _GRADIENTS, **{name: lengths.numpy() for name, lengths in found.gradients.items()})
+    np.savez(work / _GRADIENTS, **{name: lengths.cpu().numpy() for name, lengths in found.gradients.items()})
     losses = found.losses
     if model.tied:  # one matrix, used twice
         for form, loss in losses.pop(EMBEDDING).items():
@@ -259,7 +279,6 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     codes = work / "codes"
     notes = _notes_of_codes(codes, task)
     state = notes.load(_LAYERS) or {"done": 0, "losses": {}}
-    model = LayeredModel(work / "checkpoint")
 
     def rounded(name: str, weight: Any) -> Made:
         return {
@@ -267,23 +286,23 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
             for form in formats[name]
         }
 
-    with torch.inference_mode():
+    with _on_device(task), torch.inference_mode():
+        model = LayeredModel(work / "checkpoint")
         top = {HEAD: model.model.lm_head, EMBEDDING: model.model.model.embed_tokens}
         made: Made = {}
         if not state["done"]:
             for name in sorted(top.keys() & formats.keys()):
                 made |= rounded(name, top[name].weight)
-            _write(codes / TOP, made)
+            write_codes(codes / TOP, made)
         if task["compensate"]:
             if state["done"]:
-                hidden = torch.from_numpy(np.load(_hidden_file(codes, state["done"])))
+                hidden = torch.from_numpy(np.load(_hidden_file(codes, state["done"]))).to(model.device)
             else:
                 read = EMBEDDING if EMBEDDING in formats else HEAD if model.tied else None
                 if read is not None:
                     model.model.model.embed_tokens.weight.copy_(_first(made, read, formats))
                 hidden = None
-            ids = torch.from_numpy(np.load(work / "calibration.npy")).long()
-            stream = CalibrationStream(model, ids, hidden)
+            stream = CalibrationStream(model, _calibration_ids(model, work), hidden)
             gradients = dict(np.load(work / _GRADIENTS)) if (work / _GRADIENTS).is_file() else None
         for number in range(state["done"], len(model.layers)):
             reporter.progress(number, len(model.layers), "quantizing")
@@ -301,11 +320,11 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                             stream, number, stage, formats, exact, gradients, state["losses"], spare
                         )
                     stream.advance(number)
-                    np.save(_hidden_file(codes, number + 1), stream.hidden.numpy())
+                    np.save(_hidden_file(codes, number + 1), stream.hidden.cpu().numpy())
                 else:
                     for name, matrix in own.items():
                         made |= rounded(name, matrix.weight)
-                _write(codes / str(number), made)
+                write_codes(codes / str(number), made)
             state["done"] = number + 1
             notes.save(_LAYERS, state)
             _hidden_file(codes, number).unlink(missing_ok=True)
@@ -328,13 +347,9 @@ def _hidden_file(codes: Path, layers: int) -> Path:
     return codes / f"hidden-{layers}.npy"
 
 
-Made = dict[tuple[str, Format], Quantized]
-"""Quantized matrices by name and format."""
-
-
 def _source_codes(weight: Any, form: Format, exact: Format | None) -> Quantized | None:
     """The source's own codes of a matrix, if the source stores it in the format ``form``; else None."""
-    return recover(weight.detach().numpy(), form) if form == exact else None
+    return recover(weight.detach().cpu().numpy(), form) if form == exact else None
 
 
 def _first(made: Made, name: str, formats: Mapping[str, Sequence[Format]]) -> Any:
@@ -343,21 +358,6 @@ def _first(made: Made, name: str, formats: Mapping[str, Sequence[Format]]) -> An
     import torch
 
     return torch.from_numpy(made[name, formats[name][0]].weights())
-
-
-def _key(name: str, form: Format) -> str:
-    return f"{name}.{form.bits}-{form.group_size}"
-
-
-def _write(file: Path, made: Made) -> None:
-    arrays: dict[str, Any] = {}
-    for (name, form), matrix in made.items():
-        key = _key(name, form)
-        arrays[f"{key}.codes"], arrays[f"{key}.scales"] = matrix.codes, matrix.scales
-        for what, value in (("smoothing", matrix.smoothing), ("reach", matrix.reach)):
-            if value is not None:
-                arrays[f"{key}.{what}"] = value
-    np.savez(file.with_suffix(".npz"), **arrays)
 
 
 def compensate_layer(
@@ -405,35 +405,16 @@ def compensate_layer(
             made[name, form] = replace(matrix, reach=reach) if form.by_row else matrix
         if gradients is not None:
             for name, matrix in stage.items():
-                gradient = torch.from_numpy(gradients[name]).flatten()
+                gradient = torch.from_numpy(gradients[name]).flatten().to(stream.hidden.device)
                 meter = ErrorMeter(read, gradient, len(matrix.weight), len(formats[name]))
                 for form in formats[name]:
-                    error = torch.from_numpy(made[name, form].weights()) - matrix.weight
+                    made_weights = torch.from_numpy(made[name, form].weights())
+                    error = made_weights.to(matrix.weight.device) - matrix.weight
                     loss = meter.divergence(error)
                     losses.setdefault(name, []).append([form.bits, form.group_size, loss])
     for name, matrix in stage.items():
         matrix.weight.copy_(_first(made, name, formats))
     return made
-
-
-def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[str, Quantized]]:
-    """Every matrix in ``codes/``, by name, in the format that ``formats`` lists for it."""
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as arrays:
-            for name, form in formats.items():
-                key = _key(name, form)
-                if f"{key}.codes" in arrays:
-                    smoothing, reach = (arrays.get(f"{key}.{what}") for what in ("smoothing", "reach"))
-                    yield (
-                        name,
-                        Quantized(
-                            arrays[f"{key}.codes"],
-                            arrays[f"{key}.scales"],
-                            form,
-                            smoothing,
-                            None if reach is None else float(reach),
-                        ),
-                    )
 
 
 def _set_threads() -> None:
@@ -442,6 +423,15 @@ def _set_threads() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
+def _on_device(task: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
+    """A context in which torch's default device is the task's; the CPU if the task names none."""
+    name = task.get("device", CPU)
+    return contextlib.nullcontext() if name == CPU else open_device(name)
+
+
+def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    return {"study": study, "quantize": quantize}[task["step"]](task, reporter)
+
+
 if __name__ == "__main__":
-    STEPS = {"study": study, "quantize": quantize}
-    sys.exit(Reporter().run(lambda task, reporter: STEPS[task["step"]](task, reporter)))
+    sys.exit(Reporter().run(run))

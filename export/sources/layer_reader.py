@@ -23,7 +23,8 @@ class LayeredModel:
     """A causal language model of the checkpoint ``folder`` (written by ``normalize``), loaded layer by layer.
 
     ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on the
-    meta device. If ``matrices`` is false, the weights of linear layers and embeddings are never loaded.
+    meta device. Weights are loaded to torch's default device. If ``matrices`` is false, the weights of
+    linear layers and embeddings are never loaded.
 
     :raises ExportError: weights are missing or not finite; also raised whenever a layer is loaded.
     """
@@ -32,11 +33,15 @@ class LayeredModel:
         import transformers
         from accelerate import init_empty_weights
 
+        self.device = torch.get_default_device()
         self.config = transformers.AutoConfig.from_pretrained(folder)
         self.config.use_cache = False
         self.config._attn_implementation = "sdpa" if self.config.model_type != "gemma2" else "eager"  # noqa: SLF001  transformers has no public way
-        with init_empty_weights(include_buffers=False):
+        with torch.device("cpu"), init_empty_weights(include_buffers=False):
             self.model = transformers.AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+        for module in self.model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(self.device))
         self.model.eval().requires_grad_(False)
         self.layers = self.model.model.layers
         self._files = _Tensors(folder)
@@ -55,8 +60,8 @@ class LayeredModel:
             if (prefix, name) == ("lm_head", "weight") and self.tied:
                 continue
             if parameter.is_meta:
-                value = torch.nn.Parameter(self._files.load(f"{prefix}.{name}"), requires_grad=False)
-                setattr(module, name, value)
+                value = self._files.load(f"{prefix}.{name}").to(self.device)
+                setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
 
     @contextlib.contextmanager
     def borrowed(self, number: int) -> Iterator[torch.nn.Module]:

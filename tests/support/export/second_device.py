@@ -83,6 +83,9 @@ class SecondTensor(torch.Tensor):  # type: ignore[misc]
     def numpy(self, *, force: bool = False) -> Any:
         raise TypeError("a tensor of the second device has no numpy(); copy it to the CPU first")
 
+    def data_ptr(self) -> int:
+        return int(self.inner.data_ptr())
+
     def storage(self) -> Any:
         return self.inner.storage()
 
@@ -131,13 +134,14 @@ def compute(operation: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if here and there and operation not in _COPIES:
         raise RuntimeError(f"{operation}: tensors of the CPU and of the second device meet")
     result_is_here = isinstance(args[0], SecondTensor) if operation is _ATEN.copy_.default else bool(here)
-    if (device := kwargs.get("device")) is not None:
-        result_is_here = torch.device(device).type == SECOND
-        if result_is_here:
-            kwargs = {**kwargs, "device": torch.device("cpu")}
+    named = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.device)]
+    if named:
+        result_is_here = named[0].type == SECOND
     known = {id(value.inner): value for value in here}  # what was changed in place
 
     def unwrapped(value: Any) -> Any:
+        if isinstance(value, torch.device) and value.type == SECOND:
+            return torch.device("cpu")
         return value.inner if isinstance(value, SecondTensor) else value
 
     def wrapped(value: Any) -> Any:
@@ -170,7 +174,9 @@ def register() -> None:
 def main(name: str) -> int:
     register()
     module = importlib.import_module(f"edgeslm_export.{name}")
-    with SecondDevice(), _Made():
+    torch.inference_mode = torch.no_grad  # wrapped tensors know no inference mode
+    # Hooks of a backward pass need this mode, which other threads don't have.
+    with SecondDevice(), _Made(), torch.autograd.set_multithreading_enabled(False):
         return Reporter().run(module.run)
 
 

@@ -160,6 +160,13 @@ def test_a_gpu_is_for_a_teaching(command: str, tmp_path: Path, capsys: pytest.Ca
     assert "--device cuda is for the training, which needs --questions" in capsys.readouterr().err
 
 
+def test_a_gpu_that_isnt_there_fails_before_a_download(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["model", "owner/name", str(tmp_path / "out"), "--device", "cuda"]) == 1
+    assert "torch finds no GPU here" in capsys.readouterr().err
+
+
 @pytest.mark.export
 def test_an_encoder_is_taught_by_a_file_of_questions(
     encoders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

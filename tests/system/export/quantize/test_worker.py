@@ -22,7 +22,8 @@ from edgeslm_export.evaluate import fidelity
 from edgeslm_export.quantize import worker as steps
 from edgeslm_export.quantize.calibration_stream import CalibrationStream
 from edgeslm_export.quantize.formats import ROW, Format
-from edgeslm_export.quantize.worker import load_codes, quantize, study
+from edgeslm_export.quantize.packing import load_codes
+from edgeslm_export.quantize.worker import quantize, study
 from edgeslm_export.sources.layer_reader import LayeredModel
 
 from edgeslm.errors import ExportError
