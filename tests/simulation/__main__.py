@@ -5,6 +5,7 @@ python -m tests.simulation nodes 0:60 --coverage   and the awaits and statements
 python -m tests.simulation nodes 0:9 --at node/pipeline:255
                                                    seeds in which nodes are killed at this line
 python -m tests.simulation nodes 17 --trace        one seed, with what happened
+python -m tests.simulation uptime --days 365       a node that isn't killed for a year
 python -m tests.simulation mutations               which changes of the code the seeds find
 """
 
@@ -15,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tests.simulation import coverage, mutations, seeds
+from tests.simulation import coverage, mutations, seeds, uptime
 from tests.simulation.places import place_at
 
 
@@ -39,7 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     changed.add_argument("names", nargs="*", help="numbers or names of patches; default: all")
     changed.add_argument("--minutes", type=float, default=10.0, help="time limit for each")
     changed.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    long = commands.add_parser("uptime", help="simulate a node for months, and whether what it holds grows")
+    long.add_argument("--days", type=float, default=365.0)
+    long.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
+    if chosen.command == "uptime":
+        return uptime.run(chosen.seed, chosen.days)
     if chosen.command == "mutations":
         return mutations.run(chosen.names, minutes=chosen.minutes, processes=chosen.processes)
     if chosen.trace:
