@@ -174,9 +174,10 @@ class App:
         while not self.is_closed:
             await asyncio.sleep(AGAIN_S)
             for ask in list(self.wants.values()):
-                if ask.is_expired(self._wire.loop.now):
+                if ask.got or ask.is_expired(self._wire.loop.now):
+                    del self.wants[ask.name]
                     continue
-                if ask.repeats and ask not in self._unaccepted and not ask.got:
+                if ask not in self._unaccepted:
                     self._unaccepted[ask] = None
                     self._send(ask)
 

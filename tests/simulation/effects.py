@@ -14,6 +14,7 @@ from edgeslm.update.store import Store
 from tests.simulation.broker import NOT_AUTHORIZED
 from tests.simulation.bugs import Bug
 from tests.simulation.engine import BROKEN, What
+from tests.simulation.loop import Place
 from tests.simulation.network import STAGES
 from tests.simulation.places import all_places
 from tests.simulation.setup import CHANGES
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 VISITS: Final = (1, 1, 1, 2, 3)
 """At which visit of a place a node is killed."""
+ARMED_AT_START: Final = 3
 MOST_ARMED = 40
 """Number of places that wait for a visit at a time."""
 CODES: Final = (None, 0x8B, 0x82, 0x81)
@@ -54,10 +56,23 @@ def kill_place(world: World, amount: float) -> None:
     """At a visit of a place that is drawn, however rarely nodes come there."""
     places = [world.place] if world.place is not None else all_places()
     place = places[int(amount * len(places)) % len(places)]
+    arm(world, place, VISITS[int(amount * 1000) % len(VISITS)])
+
+
+def arm(world: World, place: Place, visit: int) -> None:
+    """The node is killed at this visit of a place."""
     armed = world.node.kill_at
     while len(armed) >= MOST_ARMED:
         del armed[next(iter(armed))]
-    armed[place] = VISITS[int(amount * 1000) % len(VISITS)]
+    armed[place] = visit
+
+
+def arm_next(world: World) -> None:
+    """Arms a few places from the start, in turn, so that some seed comes to each."""
+    places = all_places() if world.place is None and world.faults else ()
+    for number in range(ARMED_AT_START * world.seed, ARMED_AT_START * (world.seed + 1)):
+        if places:
+            arm(world, places[number % len(places)], VISITS[number % len(VISITS)])
 
 
 def broker_kill(world: World, amount: float) -> None:

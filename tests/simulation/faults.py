@@ -29,10 +29,10 @@ KINDS: Final = {
     "clock": 2,
     "slow_network": 2,
     "kill_place": 30,
-    "reload": 6,
+    "reload": 8,
     "replace": 2,
     "broken_update": 2,
-    "names": 3,
+    "names": 5,
     "bug": 3,
 }
 """Kind of a fault and how often it is drawn."""

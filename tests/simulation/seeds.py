@@ -9,14 +9,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.simulation.faults import Fault, draw
 from tests.simulation.loop import Place
 from tests.simulation.world import Outcome, play
 
 FAULTS = 60
+ASKS = 80
 WITHIN_S = 30.0
 """Virtual seconds in which the faults of a seed happen."""
+LONG_S, EVERY = 120.0, 8
+"""Virtual seconds of each eighth seed, in which what is kept for a minute is deleted."""
+
+
+def length_of(seed: int) -> dict[str, Any]:
+    """Length of a seed, and the number of its requests."""
+    is_long = seed % EVERY == EVERY - 1
+    return {"within_s": LONG_S, "asks": 2 * ASKS} if is_long else {"within_s": WITHIN_S, "asks": ASKS}
 
 
 @dataclass
@@ -64,11 +74,11 @@ class Total:
 def outcome_of(
     seed: int, faults: int = FAULTS, place: Place | None = None, *, traced: bool = False
 ) -> Outcome:
-    return play(seed, faults_of(seed, faults), within_s=WITHIN_S, traced=traced, place=place)
+    return play(seed, faults_of(seed, faults), **length_of(seed), traced=traced, place=place)
 
 
 def faults_of(seed: int, count: int) -> list[Fault]:
-    return draw(random.Random(f"{seed} faults"), count=count, within_s=WITHIN_S)
+    return draw(random.Random(f"{seed} faults"), count=count, within_s=length_of(seed)["within_s"])
 
 
 def run(
@@ -107,7 +117,7 @@ def report(seed: int, count: int = FAULTS) -> None:
         print(f"seed {seed}: no violation in this process", file=sys.stderr)
         return
     fewer = shrink(seed, faults, violations[0].invariant)
-    last = play(seed, fewer, within_s=WITHIN_S, traced=True)
+    last = play(seed, fewer, **length_of(seed), traced=True)
     print(f"\nseed {seed} with {len(fewer)} of {len(faults)} faults: {last.violations[0]}")
     print("".join(f"  fault {fault}\n" for fault in fewer), end="")
     at = next((place for place, line in enumerate(last.trace) if "VIOLATION" in line), len(last.trace))
@@ -118,7 +128,7 @@ def shrink(seed: int, faults: Sequence[Fault], invariant: str) -> list[Fault]:
     """The fewest faults found that still violate the invariant (delta debugging)."""
 
     def fails(some: Sequence[Fault]) -> bool:
-        return any(one.invariant == invariant for one in play(seed, some, within_s=WITHIN_S).violations)
+        return any(one.invariant == invariant for one in play(seed, some, **length_of(seed)).violations)
 
     return fewest(list(faults), fails)
 

@@ -35,7 +35,8 @@ class Setup:
     """``repeat_window_s`` and ``journal_bytes`` are the node's limits. With ``lowest_mids``, the broker gives
     each message the lowest free packet identifier. ``outbox_bytes`` is the limit of the node's outbox.
     ``has_equal`` is whether sensors send equal messages; the broker then loses all when it is killed.
-    ``has_names`` is whether a model redacts messages."""
+    ``has_names`` is whether a model redacts messages. ``refuses_collections`` is the share of the knowledge
+    processes that can't open their collection."""
 
     durability: Literal["broker", "spool"] = "broker"
     queue: int = 16
@@ -51,6 +52,7 @@ class Setup:
     bad_pages: float = 0.03
     has_equal: bool = False
     has_names: bool = False
+    refuses_collections: float = 0.1
 
     @property
     def keeps_answers(self) -> bool:
@@ -75,6 +77,7 @@ class Setup:
             bad_pages=0.0 if is_sealed else chance.choice((0.03, 0.03, 0.2)),  # a changed mark stops the node
             has_equal=has_equal,
             has_names=chance.random() < 0.4,
+            refuses_collections=chance.choice((0.1, 0.1, 0.4)),
         )
 
     def text(self, folder: Path, change: Change = "same") -> str:

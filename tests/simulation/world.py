@@ -22,7 +22,7 @@ from tests.simulation.apps import App, Ask
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bugs import Bugs
 from tests.simulation.disk import Disk, bit_of_a_row
-from tests.simulation.effects import EFFECTS
+from tests.simulation.effects import EFFECTS, arm_next
 from tests.simulation.engine import BROKEN, GLINER, WORLD, EngineWorld, What
 from tests.simulation.faults import Fault
 from tests.simulation.knowledge import KNOWLEDGE, KnowledgeWorld
@@ -95,6 +95,7 @@ class World:
         self.engines.finds = lambda: self.names_fault
         self.knowledge = KnowledgeWorld(random.Random(f"{seed} knowledge"), self._keep_memory)
         self.knowledge.on_stored = self.ledger.routes.remembered
+        self.knowledge.refuses_starts = self.setup.refuses_collections
         self.names_fault: What = "answer"
         self.next_engine_faults: deque[What] = deque()
         self.bugs = Bugs(self)
@@ -106,6 +107,7 @@ class World:
         self.disk_fault = 0
         self.outcome = Outcome(seed, faults, self.ledger.violations)
         self.is_over = False
+        self.check_every_s = 0.25
 
     def _make_broker(self) -> Broker:
         setup = self.setup
@@ -257,6 +259,7 @@ class World:
         if not self.setup.saves_at_once and not self.setup.has_equal:
             works.append(loop.create_task(self._save()))
         works.append(loop.create_task(self._check()))
+        arm_next(self)
         self.node.start()
         for fault in self.faults:
             loop.call_at(1000.0 + fault.at, self._apply, fault)
@@ -309,7 +312,7 @@ class World:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(self.check_every_s)
             self.ledger.check_bounds(self)
 
     def _ask(self, number: int) -> None:
