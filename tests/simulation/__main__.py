@@ -2,6 +2,7 @@
 
 python -m tests.simulation nodes 0:60              seeds 0 to 59, on all processors
 python -m tests.simulation nodes 0:60 --coverage   and the awaits and statements at which nodes were killed
+python -m tests.simulation nodes 0:60 --branches   and lines and branches, with coverage.py
 python -m tests.simulation nodes 0:9 --at node/pipeline:255
                                                    seeds in which nodes are killed at this line
 python -m tests.simulation nodes 17 --trace        one seed, with what happened
@@ -16,7 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tests.simulation import coverage, mutations, seeds, uptime
+from tests.simulation import branches, coverage, mutations, seeds, uptime
 from tests.simulation.places import place_at
 
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     nodes.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     nodes.add_argument("--trace", action="store_true", help="print what happened")
     nodes.add_argument("--coverage", action="store_true", help="print where nodes were killed")
+    nodes.add_argument("--branches", action="store_true", help="print lines and branches that were run")
     nodes.add_argument("--at", type=place_at, help="FILE:LINE at which nodes are killed")
     changed = commands.add_parser("mutations", help="which changes of the code the seeds find")
     changed.add_argument("names", nargs="*", help="numbers or names of patches; default: all")
@@ -50,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
         return mutations.run(chosen.names, minutes=chosen.minutes, processes=chosen.processes)
     if chosen.trace:
         return seeds.show(chosen.seeds, chosen.faults)
+    if chosen.branches:
+        print(branches.report(chosen.seeds, chosen.faults, chosen.processes))
+        return 0
     total = seeds.run(chosen.seeds, faults=chosen.faults, processes=chosen.processes, place=chosen.at)
     if chosen.coverage:
         print(coverage.report(total.points))

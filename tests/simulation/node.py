@@ -11,7 +11,7 @@ from typing import Any
 from edgeslm.config.loader import Config, load_config
 from edgeslm.errors import ConfigError
 from edgeslm.mqtt.broker_address import client_id_of
-from edgeslm.node.daemon import Daemon
+from edgeslm.node.daemon import WAITS, Daemon
 from edgeslm.protocol.codec import Topics
 from edgeslm.serving.service import Service
 from edgeslm.update.store import Store
@@ -42,6 +42,7 @@ class SimNode:
         self.process: Process | None = None
         self.daemon: Daemon | None = None
         self.boots = 0
+        self.waits = WAITS
         self.kill_at: dict[Place, int] = {}
         """Places of the code, and at which visit this or a later process is killed there."""
         self.on_start: Callable[[Daemon], None] = lambda daemon: None
@@ -75,7 +76,7 @@ class SimNode:
                 nodes=self._others,
                 make_process=lambda bundle, hardware, adapters: SimEngine(bundle.path),
             )
-            self.daemon = daemon = Daemon(config, service, self.file, store)
+            self.daemon = daemon = Daemon(config, service, self.file, store, waits=self.waits)
             daemon.database.clock = time.monotonic
             self.on_start(daemon)
             await daemon.run()

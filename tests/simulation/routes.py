@@ -179,7 +179,9 @@ class RouteLedger:
         told = body["result"]
         ids = tuple(one.partition("#")[0] for point in told["points"] for one in point["ids"])
         ledger.note(f"digest {name}: {' '.join(ids)}")
-        if told["messages"] != len(ids) or (told["dropped"] and not ledger.may_lose):
+        # A message that can't be redacted is dropped with a dead letter.
+        is_excused = told["dropped"] <= ledger.dead_on[message.topic] or ledger.may_lose
+        if told["messages"] != len(ids) or not is_excused:
             ledger.violation("window", f"{name}: a digest of {told['messages']} messages names {len(ids)}")
         if len(ids) + told["dropped"] != LAST.get(name, len(ids) + told["dropped"]) and all(
             one in ledger.asks and (ledger.asks[one].accepted_at or 0.0) > ledger.disk_trouble_at

@@ -7,15 +7,20 @@ import random
 import resource
 import sys
 import tempfile
+from contextlib import ExitStack
 from contextvars import Context
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Final
+from unittest import mock
 
+from edgeslm.node import daemon
+from edgeslm.update import updater
+from tests.simulation import apps
 from tests.simulation.apps import Ask
 from tests.simulation.faults import Fault, draw
 from tests.simulation.setup import Setup
-from tests.simulation.world import World
+from tests.simulation.world import World, memory
 
 DAY_S: Final = 86400.0
 MESSAGES_A_DAY: Final = 400
@@ -30,6 +35,9 @@ STOPS: Final = (0, 1)
 """Reloads during which the node is stopped."""
 MOST_GROWTH: Final = 1.2
 PARTS: Final = 8
+HEALTH_EVERY_S: Final = 300.0
+PAUSES_S: Final = ((daemon, "KEEP_AFTER_S", 20.0), (updater, "LOOK_EVERY_S", 60.0), (apps, "AGAIN_S", 60.0))
+"""Longer pauses of loops that mostly find nothing to do, so that a year takes minutes."""
 _NOT_HELD: Final = (ModuleType, type, FunctionType, FrameType, CodeType, Context)
 
 
@@ -70,23 +78,27 @@ def run(seed: int, days: float) -> int:
     """Simulates a node for some days, prints what it holds, and fails if that grows."""
     faults = faults_of(seed, days)
     setup = Setup(saves_at_once=True, has_names=True)
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="edgeslm-simulation-") as folder:
+    with ExitStack() as stack:
+        for module, name, pause_s in PAUSES_S:
+            stack.enter_context(mock.patch.object(module, name, pause_s))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=memory(), prefix="edgeslm-simulation-"))
         world = LongWorld(seed, faults, Path(folder), traced=False, setup=setup)
         world.check_every_s = 60.0
+        world.node.waits = daemon.Waits(health_every_s=HEALTH_EVERY_S)
         figures: list[tuple[int, int]] = []
 
         def measure(day: float) -> None:
-            daemon = world.node.daemon
-            if daemon is None:
+            node = world.node.daemon
+            if node is None:
                 return
             gc.collect()
-            figures.append(held(daemon))
-            file = daemon.database.file
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            figures.append(held(node))
+            file = node.database.file
+            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             print(
                 f"day {day:.1f}: {figures[-1][0]} objects of {figures[-1][1] // 1024} KiB, a journal of "
                 f"{file.stat().st_size // 1024} KiB, process {world.node.boots} of the node; "
-                f"{memory} MiB with the simulation",
+                f"{resident} MiB with the simulation",
                 flush=True,
             )
 

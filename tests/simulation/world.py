@@ -398,12 +398,13 @@ def play(
     place: Place | None = None,
 ) -> Outcome:
     """Runs a seed with these faults."""
-    with tempfile.TemporaryDirectory(dir=_memory(), prefix="edgeslm-simulation-") as folder:
+    with tempfile.TemporaryDirectory(dir=memory(), prefix="edgeslm-simulation-") as folder:
         return World(seed, faults, Path(folder), traced=traced, place=place).run(within_s, asks)
 
 
-def _memory() -> str | None:
+def memory() -> str | None:
+    """A folder in memory, if there is one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-__all__ = ["Any", "Message", "Outcome", "World", "json", "play"]
+__all__ = ["Any", "Message", "Outcome", "World", "json", "memory", "play"]
