@@ -14,9 +14,10 @@ from edgeslm.update.store import Store
 from tests.simulation.broker import NOT_AUTHORIZED
 from tests.simulation.bugs import Bug
 from tests.simulation.engine import BROKEN, What
+from tests.simulation.faults import is_operated
 from tests.simulation.loop import Place
 from tests.simulation.network import STAGES
-from tests.simulation.places import all_places
+from tests.simulation.places import all_places, places_of
 from tests.simulation.setup import CHANGES
 from tests.support.nodes import write_bundle
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 VISITS: Final = (1, 1, 1, 2, 3)
 """At which visit of a place a node is killed."""
-ARMED_AT_START: Final = 3
+ARMED_AT_START: Final = 4
 MOST_ARMED = 40
 """Number of places that wait for a visit at a time."""
 CODES: Final = (None, 0x8B, 0x82, 0x81)
@@ -68,11 +69,15 @@ def arm(world: World, place: Place, visit: int) -> None:
 
 
 def arm_next(world: World) -> None:
-    """Arms a few places from the start, in turn, so that some seed comes to each."""
-    places = all_places() if world.place is None and world.faults else ()
-    for number in range(ARMED_AT_START * world.seed, ARMED_AT_START * (world.seed + 1)):
-        if places:
-            arm(world, places[number % len(places)], VISITS[number % len(VISITS)])
+    """Arms a few places from the start, in turn, so that some seed comes to each. In the seeds with an
+    operator, these are places where deployments change."""
+    if world.place is not None or not world.faults:
+        return
+    seed, places = world.seed, all_places()
+    if is_operated(seed):
+        seed, places = seed // 4, places_of("serving/service")
+    for number in range(ARMED_AT_START * seed, ARMED_AT_START * (seed + 1)):
+        arm(world, places[number % len(places)], VISITS[number % len(VISITS)])
 
 
 def broker_kill(world: World, amount: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +37,8 @@ KINDS: Final = {
     "bug": 3,
 }
 """Kind of a fault and how often it is drawn."""
+OPERATED: Final = {**KINDS, "reload": 80, "replace": 20, "broken_update": 20, "names": 10, "stop": 16}
+"""The same in a quarter of the seeds, in which an operator changes a lot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,14 @@ class Fault:
         return f"{self.at:.3f} {self.kind} {self.amount:.3f}"
 
 
-def draw(chance: random.Random, *, count: int, within_s: float) -> list[Fault]:
-    kinds = chance.choices(list(KINDS), weights=list(KINDS.values()), k=count)
+def is_operated(seed: int) -> bool:
+    return seed % 4 == 1
+
+
+def draw(
+    chance: random.Random, *, count: int, within_s: float, weights: Mapping[str, int] = KINDS
+) -> list[Fault]:
+    kinds = chance.choices(list(weights), weights=list(weights.values()), k=count)
     faults = []
     for kind in kinds:
         at = chance.uniform(0.3, within_s)

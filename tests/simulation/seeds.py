@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.faults import Fault, draw
+from tests.simulation.faults import KINDS, OPERATED, Fault, draw, is_operated
 from tests.simulation.loop import Place
 from tests.simulation.world import Outcome, play
 
@@ -78,7 +78,9 @@ def outcome_of(
 
 
 def faults_of(seed: int, count: int) -> list[Fault]:
-    return draw(random.Random(f"{seed} faults"), count=count, within_s=length_of(seed)["within_s"])
+    weights = OPERATED if is_operated(seed) else KINDS
+    within_s = length_of(seed)["within_s"]
+    return draw(random.Random(f"{seed} faults"), count=count, within_s=within_s, weights=weights)
 
 
 def run(
