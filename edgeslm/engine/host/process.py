@@ -112,7 +112,8 @@ class EngineProcess:
     @property
     def ready(self) -> bool:
         """Whether the worker is alive and its model is loaded."""
-        is_loaded = self._ready is not None and self._ready.done() and self._ready.exception() is None
+        start = self._ready
+        is_loaded = start is not None and start.done() and not start.cancelled() and start.exception() is None
         return self.alive and is_loaded
 
     @property

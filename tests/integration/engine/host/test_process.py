@@ -93,6 +93,20 @@ def gone(pid: int) -> bool:
 # -- calls -----------------------------------------------------------------------------------------
 
 
+def test_a_worker_whose_start_was_cancelled_is_not_ready(bundle: Path) -> None:
+    async def scene() -> None:
+        process = impatient(scripted(bundle, "time.sleep(60)"))
+        start = asyncio.create_task(process.start())
+        await asyncio.sleep(0.2)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert not process.ready  # raised CancelledError itself, which broke off what asked
+        await process.stop()
+
+    play(scene)
+
+
 def test_calls_are_answered_in_their_order(bundle: Path) -> None:
     async def scene() -> None:
         async with running(fake(bundle)) as process:
