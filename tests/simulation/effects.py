@@ -199,10 +199,11 @@ def reload(world: World, amount: float) -> None:
 
 
 def replace(world: World, amount: float) -> None:
-    """An update that a check of the new deployment refuses, or not."""
+    """An update that a check of the new deployment may refuse. Sometimes the node is stopped meanwhile."""
+    is_stopped = int(amount * 1000) % 3 == 0
 
     async def check(old: Deployment, new: Deployment) -> None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(3.0 if is_stopped else 0.05)
         if amount < 0.5:
             raise SelfTestError("the new model gives other answers")
 
@@ -213,7 +214,12 @@ def replace(world: World, amount: float) -> None:
         except EdgeslmError as error:
             world.note(f"the update failed: {error}")
 
-    when_online(world, lambda daemon: world.node.do(serve_again(daemon)))
+    def update(daemon: Daemon) -> None:
+        world.node.do(serve_again(daemon))
+        if is_stopped:
+            world.loop.call_later(0.3, world.node.stop)
+
+    when_online(world, update)
 
 
 def names(world: World, amount: float) -> None:

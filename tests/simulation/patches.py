@@ -20,7 +20,7 @@ from edgeslm.mqtt import connection
 from edgeslm.node import daemon, in_flight, request_handler
 from edgeslm.node.routes import redactor, route, router
 from edgeslm.protocol.delivery import Delivery
-from edgeslm.storage import atomic_json, database, encryption, renewal
+from edgeslm.storage import atomic_json, database, encryption, journal, renewal
 from tests.simulation.disk import SimulatedVfs, sync_outside
 from tests.simulation.knowledge import SimKnowledgeChild
 from tests.simulation.loop import PROCESS, Killed, SimLoop
@@ -172,6 +172,7 @@ def simulated(loop: SimLoop, seed: int, hooks: Hooks | None = None) -> Iterator[
         replace(knowledge_process, "Child", SimKnowledgeChild)
         replace(encryption, "os", SimpleNamespace(urandom=chance.randbytes))
         replace(renewal, "sync", _after(sync_outside, atomic_json.sync))
+        replace(journal, "TIDY_S", (2.0, 600.0))
         replace(redactor, "LONG", 120)
         replace(redactor, "PAUSES_S", (0.1, 0.3, 1.0))
         if hooks is not None:

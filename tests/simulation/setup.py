@@ -25,7 +25,7 @@ tasks:
 
 Change = Literal["same", "instruction", "bundle", "broken bundle", "broken file", "routes", "collection"]
 CHANGES: tuple[Change, ...] = (
-    *("same", "instruction", "bundle", "broken bundle", "broken file", "routes", "collection"),
+    *("same", "instruction", "bundle", "broken bundle", "broken file", "routes", "collection", "collection"),
 )
 """What changes in the configuration before a reload."""
 
@@ -77,7 +77,7 @@ class Setup:
             bad_pages=0.0 if is_sealed else chance.choice((0.03, 0.03, 0.2)),  # a changed mark stops the node
             has_equal=has_equal,
             has_names=chance.random() < 0.4,
-            refuses_collections=chance.choice((0.1, 0.1, 0.4)),
+            refuses_collections=chance.choice((0.1, 0.4)),
         )
 
     def text(self, folder: Path, change: Change = "same") -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeslm.errors import EdgeslmError
 from edgeslm.knowledge.index.queries import Memory
-from edgeslm.node.daemon import Daemon
+from edgeslm.node.daemon import Daemon, Waits
 from tests.simulation import asks
 from tests.simulation.apps import App, Ask
 from tests.simulation.broker import Broker, Message
@@ -36,6 +36,7 @@ from tests.simulation.patches import simulated, statement_points
 from tests.simulation.setup import Change, Setup
 from tests.support.nodes import write_bundle, write_zero_shot
 
+HEALTH_EVERY_S = 2.0
 SETTLE_S = 400.0
 """Virtual seconds after the last fault within which everything must be idle."""
 
@@ -83,6 +84,7 @@ class World:
         self.write_config("same")
         others = OtherNodes(random.Random(f"{seed} others"))
         self.node: SimNode = SimNode(self.loop, folder / "node.yaml", self.disk, others)
+        self.node.waits = Waits(health_every_s=HEALTH_EVERY_S)
         self.apps = [App(self.wire, f"app-{number}", self.ledger.got) for number in range(2)]
         self.engines = EngineWorld(
             random.Random(f"{seed} engines"),
