@@ -101,12 +101,12 @@ class ReadyModel:
     @property
     def changes(self) -> list[str]:
         """What ``amend`` changes, as sentences."""
-        changed = ["layers with an attention window have a cache of all tokens"] if self.windowed else []
-        return (
-            changed
-            if self.knows_tokenizer
-            else [*changed, "the tokenizer has a class that the runtime knows"]
-        )
+        changed = []
+        if self.windowed:
+            changed.append("layers with an attention window have a cache of all tokens")
+        if not self.knows_tokenizer:
+            changed.append("the tokenizer has a class that the runtime knows")
+        return changed
 
     def manifest_fields(self, source: Source, created: str) -> dict[str, Any]:
         """The manifest without ``files`` and ``runtime``."""

@@ -85,6 +85,7 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _examine(
     task: Mapping[str, Any], folder: Path, work: Path, notes: Notes, reporter: Reporter
 ) -> dict[str, Any]:
+    """The result of ``study`` for the checkpoint in ``folder``."""
     from edgeslm_export.sources.layer_reader import LayeredModel
 
     model = LayeredModel(folder)
@@ -405,11 +406,11 @@ def compensate_layer(
             made[name, form] = replace(matrix, reach=reach) if form.by_row else matrix
         if gradients is not None:
             for name, matrix in stage.items():
-                gradient = torch.from_numpy(gradients[name]).flatten().to(stream.hidden.device)
+                device = matrix.weight.device
+                gradient = torch.from_numpy(gradients[name]).flatten().to(device)
                 meter = ErrorMeter(read, gradient, len(matrix.weight), len(formats[name]))
                 for form in formats[name]:
-                    made_weights = torch.from_numpy(made[name, form].weights())
-                    error = made_weights.to(matrix.weight.device) - matrix.weight
+                    error = torch.from_numpy(made[name, form].weights()).to(device) - matrix.weight
                     loss = meter.divergence(error)
                     losses.setdefault(name, []).append([form.bits, form.group_size, loss])
     for name, matrix in stage.items():

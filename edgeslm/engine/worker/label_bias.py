@@ -22,7 +22,6 @@ from edgeslm.ipc.job import Progress, serve, yield_processors
 Floats = npt.NDArray[np.float64]
 
 PENALTIES: Final = (0.3, 1.0, 3.0, 10.0)
-MORE_RIGHT: Final = 4
 _NEWTON_STEPS: Final = 12
 _DIGITS: Final = 6
 
@@ -59,7 +58,7 @@ def _helps(gains: Floats, won: int, lost: int) -> bool:
         this, a fifth of the draws of ten rows lost points on a set that no bias helps (benchmarks/LOG.md).
     """
     gain, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gains) ** 0.5
-    return gain > 2 * error and won - lost >= MORE_RIGHT
+    return gain > 2 * error and won - lost >= 4
 
 
 def _fitted(logits: Floats, wanted: npt.NDArray[np.int64], penalty: float) -> Floats:

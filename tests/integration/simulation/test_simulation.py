@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeslm.node.in_flight import Admission, InFlight
-from tests.simulation import mutations, places, seeds
+from tests.simulation import mutations, places, seeds, uptime
 from tests.simulation.faults import Fault
 from tests.simulation.setup import Setup
 from tests.simulation.world import World, play
@@ -78,6 +78,10 @@ def test_a_bad_disk_changes_nothing_that_is_sent_and_ends_no_node(seed: int) -> 
     bad = [Fault(2.0 * number, "bad_pages", 1.5) for number in range(1, 14)]
     kills = [Fault(2.0 * number + 0.5, "kill", 5) for number in range(1, 14)]
     assert not play(seed, sorted([*bad, *kills], key=lambda fault: fault.at)).violations
+
+
+def test_a_node_that_nobody_kills_serves_for_half_a_day() -> None:
+    assert uptime.run(0, 0.5) == 0
 
 
 def test_the_fewest_faults_are_those_that_are_needed() -> None:

@@ -29,7 +29,10 @@ def quantized(run: Any, source: Path, work: Path) -> dict[str, Any]:
     top = {name: layers[name][:2] for name in found["losses"]}
     order = {"step": "quantize", "formats": layers | top, "exact": {}, "compensate": True}
     order["spare"] = {name: [8, 64] for name in layers.keys() - top.keys()}
-    return {**found, "layers'": run("quantize.worker", {"work": str(work), **order}, "quantizing")["losses"]}
+    return {
+        **found,
+        "losses of layers": run("quantize.worker", {"work": str(work), **order}, "quantizing")["losses"],
+    }
 
 
 @pytest.mark.parametrize("name", ["plain", "plain.gguf"])
@@ -37,13 +40,15 @@ def test_a_decoder_is_quantized_on_the_device(name: str, tiny: Path, tmp_path: P
     cpu = quantized(run_module, tiny / name, tmp_path / "cpu")
     second = quantized(run_on_second, tiny / name, tmp_path / "second")
     assert second.keys() == cpu.keys() and second["matrices"] == cpu["matrices"]
-    for losses in ("losses", "layers'"):
+    for losses in ("losses", "losses of layers"):
         for matrix, found in cpu[losses].items():
             assert np.array(second[losses][matrix]) == pytest.approx(np.array(found), rel=1e-3)
     assert np.load(tmp_path / "second/reference.npy") == pytest.approx(
         np.load(tmp_path / "cpu/reference.npy"), abs=1e-2
     )
-    for file in (tmp_path / "cpu/codes").glob("*.npz"):
+    files = sorted((tmp_path / "cpu/codes").glob("*.npz"))
+    assert [file.name for file in files] == ["0.npz", "1.npz", "top.npz"]
+    for file in files:
         with np.load(file) as codes, np.load(tmp_path / "second/codes" / file.name) as others:
             assert others.keys() == codes.keys()
             for key in codes:
