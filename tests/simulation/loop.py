@@ -121,16 +121,13 @@ _MANAGERS = {
 }
 
 
-_numbers = itertools.count(1)
-
-
 class SimFuture(asyncio.Future[Any]):
     """A future whose hash doesn't depend on its address, so that sets of futures have the same order in each
     run."""
 
-    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, *, loop: SimLoop) -> None:
         super().__init__(loop=loop)
-        self._number = next(_numbers)
+        self._number = next(loop.numbers)
 
     def __hash__(self) -> int:
         return self._number
@@ -142,13 +139,13 @@ class SimFuture(asyncio.Future[Any]):
 class SimTask(asyncio.Task[Any]):
     """A task that its process knows."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], **options: Any) -> None:
-        self._number = next(_numbers)
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], *, loop: SimLoop, **options: Any) -> None:
+        self._number = next(loop.numbers)
         self.process = PROCESS.get()
         is_dead = self.process is not None and self.process.is_dead
         if is_dead:
             coroutine.close()
-        super().__init__(coroutine, **options)
+        super().__init__(coroutine, loop=loop, **options)
         if is_dead:
             self._log_destroy_pending = False
         elif self.process is not None:
@@ -181,6 +178,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.now = 1000.0
         self.wall_offset_s = EPOCH_S - 1000.0
         self.steps = 0
+        self.numbers = itertools.count(1)
+        """For the hashes of futures and tasks."""
         self.errors: list[dict[str, Any]] = []
         self.set_exception_handler(lambda loop, context: self.errors.append(context))
         self.set_task_factory(self._make_task)
@@ -199,8 +198,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, context: Context | None = None
     ) -> SimTask:
         if context is None:
-            return SimTask(coroutine, loop=loop)
-        return context.run(SimTask, coroutine, loop=loop, context=context)
+            return SimTask(coroutine, loop=self)
+        return context.run(SimTask, coroutine, loop=self, context=context)
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Any = None

@@ -21,6 +21,7 @@ from edgeslm.node import daemon, in_flight, request_handler
 from edgeslm.node.routes import redactor, route, router
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage import atomic_json, database, encryption, journal, renewal
+from edgeslm.telemetry import alerts
 from tests.simulation.disk import SimulatedVfs, sync_outside
 from tests.simulation.knowledge import SimKnowledgeChild
 from tests.simulation.loop import PROCESS, Killed, SimLoop
@@ -168,6 +169,10 @@ def simulated(loop: SimLoop, seed: int, hooks: Hooks | None = None) -> Iterator[
         replace(database, "sqlite3", sqlite)
         replace(daemon, "gc", SimpleNamespace(collect=lambda: 0))
         replace(daemon, "give_back_free_memory", lambda: None)
+        # Figures of this machine in the health message, whose length decides how much waits for the broker.
+        replace(daemon, "memory_bytes", lambda pids: {"daemon": 50_000_000})
+        replace(daemon, "temperature_c", lambda: None)
+        replace(alerts, "quota_use", lambda root: None)
         replace(engine_process, "os", SimpleNamespace(environ={}))
         replace(knowledge_process, "Child", SimKnowledgeChild)
         replace(encryption, "os", SimpleNamespace(urandom=chance.randbytes))
