@@ -376,7 +376,7 @@ class Database:
 
     def mend(self, error: sqlite3.Error | UnicodeDecodeError) -> bool:
         """Rebuilds the file if ``error`` means damage. :return: whether it was rebuilt."""
-        if not soundness.is_damage(error):
+        if not soundness.is_damage(error) and not soundness.has_other_schema(error, self._db):
             return False
         if self._unmended_at is not None and self.clock() - self._unmended_at < MEND_EVERY_S:
             return False

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import sqlite3
+import time
 from array import array
 from bisect import bisect_left
 from contextlib import suppress
@@ -309,7 +310,12 @@ class Journal:
         """Number of the broker's session; 0 before the first session."""
         if self._epoch is None:
             row = self._database.read("SELECT epoch FROM session")
-            self._epoch = int(row[0]) if row else 0
+            if row and isinstance(row[0], int):
+                self._epoch = row[0]
+            else:  # damaged; packet identifiers of old sessions must not match new ones
+                self._epoch = int(time.time())
+                if row:
+                    self._database.write_first("UPDATE session SET epoch = ?", self._epoch)
         return self._epoch
 
     def begin_session(self) -> None:

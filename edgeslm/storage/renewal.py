@@ -19,8 +19,8 @@ from pathlib import Path
 
 from edgeslm.storage.atomic_json import sync
 from edgeslm.storage.checksum import (
+    checksum,
     drop_orphans,
-    is_sound,
     read_checksum,
     remove_checksum,
     row_of,
@@ -158,7 +158,7 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
     create(db)
     salvaged = Salvaged()
     db.execute("BEGIN")
-    _take_checksums(db, damaged, MESSAGES)
+    stored = _take_checksums(db, damaged, MESSAGES)
     misplaced = []
     for table, number, columns in messages_of(damaged, salvaged):
         if _put(db, table, number, columns):
@@ -166,10 +166,10 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
         else:
             misplaced.append((table, number, columns))
     for table, number, columns in misplaced:  # last, since they get new numbers
-        # The checksum under the number may be of the other row.
-        crc = read_checksum(db, table, number)
-        is_own = is_sound(table, columns, crc, is_sealed=salvaged.is_sealed)
-        add_row(db, table, columns, crc if is_own else None)
+        # The checksum under the number may be of another row. If the row's own was never stored, not only
+        # its number is damaged: it gets a wrong one, so that it counts as unsound.
+        own = checksum(table, columns, is_sealed=salvaged.is_sealed)
+        add_row(db, table, columns, own if own in stored or not stored else own ^ 1)
         salvaged.taken[table].append(number)
     now = time.time()
     for table in MESSAGES:
@@ -197,16 +197,21 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
     return salvaged
 
 
-def _take_checksums(db: sqlite3.Connection, damaged: DamagedFile, tables: Collection[str]) -> None:
-    """Copies checksums. If a row has two different ones, the number of one is damaged: neither is kept."""
-    unclear = set()
+def _take_checksums(db: sqlite3.Connection, damaged: DamagedFile, tables: Collection[str]) -> set[int]:
+    """Copies checksums. If a row has two different ones, the number of one is damaged: neither is kept.
+
+    :return: all checksums that were read.
+    """
+    unclear, stored = set(), set()
     for table, number, crc in checksums_of(damaged, tables):
+        stored.add(crc)
         if (known := read_checksum(db, table, number)) is None:
             write_checksum(db, table, number, crc)
         elif known != crc:
             unclear.add((table, number))
     for table, number in unclear:
         remove_checksum(db, table, number)
+    return stored
 
 
 def _take_answers(db: sqlite3.Connection, damaged: DamagedFile, salvaged: Salvaged) -> None:

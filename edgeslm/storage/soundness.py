@@ -106,6 +106,17 @@ def check_tables(db: sqlite3.Connection) -> None:
                 raise sqlite3.DatabaseError("its tables are not those that were made")
 
 
+def has_other_schema(error: Exception, db: sqlite3.Connection | None) -> bool:
+    """Whether a statement failed because the disk changed the schema of ``db``."""
+    if db is None or getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
+        return False
+    try:
+        check_tables(db)
+    except ERRORS as other:
+        return is_damage(other)
+    return False
+
+
 def is_damage(error: Exception) -> bool:
     """Whether the error means that the file or the disk is damaged."""
     if isinstance(error, OSError):

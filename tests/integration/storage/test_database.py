@@ -12,7 +12,7 @@ import pytest
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
 from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
-from edgeslm.storage.spool import Spool
+from edgeslm.storage.spool import Spool, Spooled
 from tests.support.fakes import FakeClock, make_delivery, make_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -118,4 +118,23 @@ def test_a_schema_in_which_a_bit_is_flipped_is_damage(file: Path, name: bytes, b
     database, journal = make(file)
     assert database.damage is not None and "The journal was damaged" in database.damage
     assert journal.find(b"k" * 16) is not None
+    database.close()
+
+
+def test_a_schema_that_the_disk_changes_while_it_runs_is_damage(file: Path) -> None:
+    clock = FakeClock()
+    database, journal = make(file, clock)
+    spool = Spool(database, limit_bytes=1_000_000)
+    spool.add([(make_delivery(b"first"), None)])
+    database.opened.execute("PRAGMA writable_schema = ON")
+    database.opened.execute("UPDATE sqlite_schema SET sql = replace(sql, 'topic', 'uopic') WHERE name = 'spool'")
+    (version,) = database.opened.execute("PRAGMA schema_version").fetchone()
+    database.opened.execute(f"PRAGMA schema_version = {version + 1}")
+    with pytest.raises(JournalError):
+        spool.add([(make_delivery(b"second"), None)])
+    clock.now += 2
+    spool.add([(make_delivery(b"third"), None)])
+    assert database.problem is None
+    first = spool.next(0)
+    assert isinstance(first, Spooled) and first.delivery.payload == b"first"
     database.close()

@@ -290,6 +290,14 @@ def test_a_session_that_could_not_be_numbered_is_numbered_before_anything_of_it_
     assert database.read("SELECT epoch FROM session") == (2,)
 
 
+@pytest.mark.parametrize("value", ["damaged", b"\x00"])
+def test_a_session_number_that_the_disk_changed_is_replaced(database: Database, value: object) -> None:
+    database.opened.execute("UPDATE session SET epoch = ?", (value,))
+    number = restart(database).epoch
+    assert number > 1_000_000, "an earlier session has it"
+    assert restart(database).epoch == number
+
+
 # A full disk
 
 
