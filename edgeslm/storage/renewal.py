@@ -231,11 +231,12 @@ def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> b
     insert = f"INSERT OR IGNORE INTO {table} (id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})"
     if db.execute(insert, (number, *columns.values())).rowcount:
         return True
-    text = MESSAGES[table]
-    there = db.execute(f"SELECT {text} FROM {table} WHERE id = ?", (number,)).fetchone()
+    keyless = {**columns, "key": None}
+    there = db.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE id = ?", (number,)).fetchone()
     if there is None:  # another row has its key
-        return bool(db.execute(insert, (number, *{**columns, "key": None}.values())).rowcount)
-    return bool(there[0] == columns[text])  # True for a page that is twice in the file
+        return bool(db.execute(insert, (number, *keyless.values())).rowcount)
+    # True for a page that is twice in the file
+    return there in (tuple(columns.values()), tuple(keyless.values()))
 
 
 def add_row(db: sqlite3.Connection, table: str, columns: Columns, crc: int | None) -> None:

@@ -21,7 +21,7 @@ MODULES = (
     *("mqtt/outbox", "mqtt/flow_control", "mqtt/publisher", "mqtt/client"),
     *("serving/scheduler", "serving/service"),
     *("storage/journal", "storage/spool", "storage/window_store", "storage/database"),
-    *("storage/running_marks", "storage/recovery", "storage/renewal", "storage/salvage"),
+    *("storage/running_marks", "storage/renewal", "storage/salvage"),
 )
 
 

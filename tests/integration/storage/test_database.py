@@ -123,11 +123,13 @@ def test_a_schema_in_which_a_bit_is_flipped_is_damage(file: Path, name: bytes, b
 
 def test_a_schema_that_the_disk_changes_while_it_runs_is_damage(file: Path) -> None:
     clock = FakeClock()
-    database, journal = make(file, clock)
+    database, _journal = make(file, clock)
     spool = Spool(database, limit_bytes=1_000_000)
     spool.add([(make_delivery(b"first"), None)])
     database.opened.execute("PRAGMA writable_schema = ON")
-    database.opened.execute("UPDATE sqlite_schema SET sql = replace(sql, 'topic', 'uopic') WHERE name = 'spool'")
+    database.opened.execute(
+        "UPDATE sqlite_schema SET sql = replace(sql, 'topic', 'uopic') WHERE name = 'spool'"
+    )
     (version,) = database.opened.execute("PRAGMA schema_version").fetchone()
     database.opened.execute(f"PRAGMA schema_version = {version + 1}")
     with pytest.raises(JournalError):

@@ -25,7 +25,7 @@ from edgeslm.storage.journal import Journal
 from edgeslm.storage.renewal import damaged_file
 from edgeslm.storage.schema import PAGE_BYTES
 from edgeslm.storage.set_aside import MOST, copies
-from edgeslm.storage.spool import Spool, Spooled
+from edgeslm.storage.spool import Damaged, Spool, Spooled
 from edgeslm.storage.window_store import Gathered, Windows
 from tests.support.disks import flip
 from tests.support.fakes import FakeClock, make_delivery, make_key
@@ -246,6 +246,52 @@ def test_damage_found_while_it_runs_costs_no_message_that_can_be_read(plain: Pat
         assert len(copies(plain / NAME)) == 1
         use(database)
         assert database.read("SELECT epoch FROM session") == (1,)
+
+
+def _give_second_row_number_1(file: Path) -> None:
+    """Writes the number of the first row of the spool, whose keys are ``make_key(N)``, over that of the
+    second."""
+    content = bytearray(file.read_bytes())
+    key = content.index(make_key(1))
+    header = next(size for size in range(8, 24) if content[key - size] == size)
+    assert content[key - header - 1] == 2
+    content[key - header - 1] = 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_text_changed", [False, True])
+def test_a_row_whose_number_is_damaged_is_checked_by_any_checksum(
+    is_text_changed: bool, tmp_path: Path
+) -> None:
+    with closing(open_database(tmp_path)) as database:
+        spool = Spool(database, limit_bytes=10_000_000)
+        for number in range(3):
+            spool.add([(make_delivery(f"text {number}".encode()), make_key(number))])
+    _give_second_row_number_1(tmp_path / NAME)
+    if is_text_changed:
+        content = (tmp_path / NAME).read_bytes()
+        (tmp_path / NAME).write_bytes(content.replace(b"text 1", b"text 9"))
+    with closing(open_database(tmp_path)) as database:
+        spool = Spool(database, limit_bytes=10_000_000)
+        first, second, moved = (spool.next(after) for after in (0, 2, 3))
+    assert isinstance(first, Spooled) and first.delivery.payload == b"text 0"
+    assert isinstance(second, Spooled) and second.delivery.payload == b"text 2"
+    if is_text_changed:
+        assert isinstance(moved, Damaged)
+    else:
+        assert isinstance(moved, Spooled) and moved.delivery.payload == b"text 1"
+
+
+def test_two_messages_of_the_same_text_stay_two_if_a_row_number_is_damaged(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path)) as database:
+        spool = Spool(database, limit_bytes=10_000_000)
+        for number in range(2):
+            spool.add([(make_delivery(b"18.5"), make_key(number))])
+    _give_second_row_number_1(tmp_path / NAME)
+    with closing(open_database(tmp_path)) as database:
+        spool = Spool(database, limit_bytes=10_000_000)
+        found = [spool.next(after) for after in (0, 1)]
+    assert [isinstance(row, Spooled) and row.key for row in found] == [make_key(0), make_key(1)]
 
 
 def test_a_journal_of_a_later_format_is_refused_and_not_touched(plain: Path) -> None:
