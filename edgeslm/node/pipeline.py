@@ -220,6 +220,9 @@ class Pipeline:
             return
         epoch = self._journal.epoch
         try:
+            for delivery in arrivals:
+                if not delivery.dup:  # before it is stored: messages from the spool count as redeliveries
+                    self._router.forget_key(delivery_key(epoch, delivery))
             self._spool.add([(one, delivery_key(epoch, one)) for one in arrivals])
         except JournalError:  # unacknowledged, they stay at the broker
             for delivery in arrivals:

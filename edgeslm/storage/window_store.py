@@ -183,6 +183,12 @@ class Windows:
                 db.executemany("DELETE FROM windows WHERE id = ?", done)
             db.execute(f"UPDATE windows SET text = NULL, name = '' {where} batch = ?", (*window, batch))
 
+    def forget_key(self, key: bytes) -> None:
+        """Drops a deduplication key whose packet identifier was reused for another message, so that this one
+        isn't taken for a redelivery. :raises JournalError: the file can't be written."""
+        if self._database.read("SELECT 1 FROM windows WHERE key = ?", key):
+            self._database.write("UPDATE windows SET key = NULL WHERE key = ?", key)
+
     def forget_route(self, route: str) -> None:
         """Removes all windows of a route. :raises JournalError: the file can't be written."""
         self._database.write("DELETE FROM windows WHERE route = ?", route)

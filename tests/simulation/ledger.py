@@ -283,7 +283,9 @@ class Ledger:
             self.see_damage(daemon)
         for ask in self._running.values():
             ask.crashed_at = self._loop.now
-            if daemon is not None:
+            # An engine may still work on a request that ended, by its deadline for example.
+            is_ended = any(at >= ask.runs[-1][0] for at, _ in ask.results)
+            if daemon is not None and not is_ended:
                 ask.kills.append(self._loop.now)
                 ask.points += LOST_NODE
                 ask.points_since = ask.points_since or self._loop.now

@@ -191,7 +191,7 @@ class RouteLedger:
         for one in ids:
             if one not in ledger.asks or not matches(WINDOWS[name], ledger.asks[one].topic):
                 ledger.violation("window", f"{name}: {one} doesn't belong to this route")
-        before = self._digests[name].setdefault(ids, [])
+        before = self._told_of(name, ids)
         # Two windows have the same messages if these were sent or delivered again.
         is_clear = (
             ledger.keeps_answers
@@ -202,6 +202,21 @@ class RouteLedger:
         if any(at > known_since and payload != message.payload for at, payload in before):
             ledger.violation("same result", f"{name}: two digests of one window")
         before.append((ledger.now, message.payload))
+
+    def _told_of(self, name: str, ids: tuple[str, ...]) -> list[tuple[float, bytes]]:
+        """The digests so far of the window with these messages.
+
+        A window that a power cut brought back may have other messages, since some can't be redacted now or
+        couldn't be redacted before.
+        """
+        digests = self._digests[name]
+        for known, told in list(digests.items()):
+            is_brought_back = told[-1][0] <= self._ledger.disk_trouble_at and "same" not in ids
+            if is_brought_back and (set(ids) < set(known) or set(ids) > set(known)):
+                del digests[known]
+                digests[max(ids, known, key=len)] = told
+                return told
+        return digests.setdefault(ids, [])
 
     def failed(self, node: SimNode, name: str) -> None:
         """The digest of a window of this route is an error, or was refused by the broker."""

@@ -110,6 +110,13 @@ class Router:
     def close(self) -> None:
         self._aggregator.close()
 
+    def forget_key(self, key: bytes) -> None:
+        """Drops the deduplication key of a message in the windows. :raises JournalError: the journal can't be
+        written."""
+        for route in self._routes:
+            if route.route.window is not None:
+                self._aggregator.store.forget_key(reader_key(key, route.name))
+
     def work_on(self, held: InFlight) -> list[Coroutine[Any, Any, None]]:
         """The coroutines that handle a message: one for each route that reads the message, and one for each
         route whose windows the message completes."""

@@ -461,6 +461,21 @@ def test_a_packet_identifier_that_is_used_again_does_not_make_a_repeat(
         assert len(ids) == 3
 
 
+def test_a_window_has_both_of_two_equal_messages_with_the_same_packet_identifier(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    route = {"from": "plant/log", "task": "brief", "to": "out/digest", "window": {"last": 2}}
+    configuration = fake_configuration(broker.url, tmp_path, durability="spool", routes=[route])
+    with App(broker.port, f"{BASE}/#", "out/#") as app, Node(tmp_path, configuration) as node:
+        app.take_state(BASE, "online")
+        node.deliver(make_delivery(b"18.5", topic="plant/log", mid=1, received_at=time.monotonic()))
+        pipeline = node.daemon._pipeline
+        app.wait_until(lambda: bool(pipeline._router._aggregator._open), "a window is open")
+        app.wait_until(lambda: not list(pipeline._admission), "the message is no longer in the spool")
+        node.deliver(make_delivery(b"18.5", topic="plant/log", mid=1, received_at=time.monotonic()))
+        assert app.take("out/digest").json["result"]["messages"] == 2
+
+
 def test_a_cancel_finds_the_request_that_came_just_before_it(broker: Mosquitto, tmp_path: Path) -> None:
     configuration = fake_configuration(broker.url, tmp_path, durability="spool")
     text, gate, working = held(tmp_path)

@@ -113,6 +113,12 @@ def test_another_message_with_a_packet_identifier_that_is_in_use_again_counts(wi
     assert windows.stored()[0].count == 2
 
 
+def test_a_message_whose_key_was_dropped_makes_no_redelivery(windows: Windows) -> None:
+    windows.add([make_message(1)])
+    windows.forget_key(make_key(1))
+    assert windows.add([make_message(1, is_again=True)]) == [True]
+
+
 def test_messages_without_a_key_all_count(windows: Windows) -> None:
     assert windows.add([make_message(1, key=None), make_message(1, key=None)]) == [True, True]
 
