@@ -221,8 +221,11 @@ class Pipeline:
         epoch = self._journal.epoch
         try:
             for delivery in arrivals:
-                if not delivery.dup:  # before it is stored: messages from the spool count as redeliveries
-                    self._router.forget_key(delivery_key(epoch, delivery))
+                # An equal message in a window may have this key: from the spool, this one would count as its
+                # redelivery. If that one is in the spool too, this one gets no key there.
+                key = delivery_key(epoch, delivery)
+                if not delivery.dup and not self._spool.has(key):
+                    self._router.forget_key(key)
             self._spool.add([(one, delivery_key(epoch, one)) for one in arrivals])
         except JournalError:  # unacknowledged, they stay at the broker
             for delivery in arrivals:

@@ -92,6 +92,10 @@ class Spool:
         }
         return self._database.insert("spool", row)
 
+    def has(self, key: bytes) -> bool:
+        """Whether a message with this deduplication key is stored."""
+        return self._database.read("SELECT 1 FROM spool WHERE key = ?", key) is not None
+
     def next(self, after: int) -> Spooled | Damaged | None:
         """The oldest message after number ``after``, with its expiry reduced by its time in the spool.
 

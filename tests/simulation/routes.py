@@ -59,6 +59,8 @@ WINDOWS = {"four": "in/a/log", "timed": "in/+/log", "closed": "in/b/log", "hidde
 """Name of each route with windows, and the filter of the topics that it watches."""
 LAST = {"four": 4, "hidden": 3}
 """Number of messages of each window of a route, for the routes that have it."""
+REDACTED = {"closed", "hidden"}
+"""Names of the routes with windows that always redact."""
 REMEMBERED = {"private/r", "keep/k"}
 """Topics whose messages a collection keeps."""
 FILTERS = (*WINDOWS.values(), "keep/k", "in/close")
@@ -191,7 +193,7 @@ class RouteLedger:
         for one in ids:
             if one not in ledger.asks or not matches(WINDOWS[name], ledger.asks[one].topic):
                 ledger.violation("window", f"{name}: {one} doesn't belong to this route")
-        before = self._told_of(name, ids)
+        before = self._earlier_digests(name, ids)
         # Two windows have the same messages if these were sent or delivered again.
         is_clear = (
             ledger.keeps_answers
@@ -203,14 +205,14 @@ class RouteLedger:
             ledger.violation("same result", f"{name}: two digests of one window")
         before.append((ledger.now, message.payload))
 
-    def _told_of(self, name: str, ids: tuple[str, ...]) -> list[tuple[float, bytes]]:
+    def _earlier_digests(self, name: str, ids: tuple[str, ...]) -> list[tuple[float, bytes]]:
         """The digests so far of the window with these messages.
 
         A window that a power cut brought back may have other messages, since some can't be redacted now or
         couldn't be redacted before.
         """
         digests = self._digests[name]
-        for known, told in list(digests.items()):
+        for known, told in list(digests.items()) if ids not in digests and name in REDACTED else ():
             is_brought_back = told[-1][0] <= self._ledger.disk_trouble_at and "same" not in ids
             if is_brought_back and (set(ids) < set(known) or set(ids) > set(known)):
                 del digests[known]

@@ -111,8 +111,8 @@ class Router:
         self._aggregator.close()
 
     def forget_key(self, key: bytes) -> None:
-        """Drops the deduplication key of a message in the windows. :raises JournalError: the journal can't be
-        written."""
+        """Drops a message's deduplication key in the windows, since its packet identifier was reused for
+        another message. :raises JournalError: the journal can't be written."""
         for route in self._routes:
             if route.route.window is not None:
                 self._aggregator.store.forget_key(reader_key(key, route.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -474,6 +475,31 @@ def test_a_window_has_both_of_two_equal_messages_with_the_same_packet_identifier
         app.wait_until(lambda: not list(pipeline._admission), "the message is no longer in the spool")
         node.deliver(make_delivery(b"18.5", topic="plant/log", mid=1, received_at=time.monotonic()))
         assert app.take("out/digest").json["result"]["messages"] == 2
+
+
+def test_a_window_has_a_spooled_message_once_though_its_packet_identifier_is_reused(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    text, gate, working = held(tmp_path)
+    routes = [
+        {"from": "plant/log", "task": "brief", "to": "out/digest", "window": {"last": 3}},
+        {"from": "plant/log", "task": "triage", "to": "out/label"},
+    ]
+    configuration = fake_configuration(broker.url, tmp_path, durability="spool", routes=routes)
+    with App(broker.port, f"{BASE}/#", "out/#") as app:
+        with Node(tmp_path, configuration, waits=HASTY) as node:
+            app.take_state(BASE, "online")
+            node.deliver(make_delivery(text.encode(), topic="plant/log", mid=1, received_at=time.monotonic()))
+            begun(working, app)  # by the second route, so the message stays in the spool
+            pipeline = node.daemon._pipeline
+            node.deliver(make_delivery(text.encode(), topic="plant/log", mid=1, received_at=time.monotonic()))
+            app.wait_until(lambda: len(list(pipeline._admission)) == 2, "the second message is held")
+        gate.touch()
+        with Node(tmp_path, configuration):
+            for _ in range(2):
+                app.take("out/label")
+    with closing(sqlite3.connect(next((tmp_path / "state").glob("*.sqlite")))) as db:
+        assert db.execute("SELECT count(*) FROM windows").fetchone() == (2,)
 
 
 def test_a_cancel_finds_the_request_that_came_just_before_it(broker: Mosquitto, tmp_path: Path) -> None:
