@@ -73,11 +73,19 @@ def remove_checksum(db: sqlite3.Connection, table: str, number: int) -> None:
     db.execute(f"DELETE FROM checksums WHERE slot = {slot(table, '?')}", (number,))
 
 
-def drop_orphans(db: sqlite3.Connection) -> None:
-    """Removes the checksums of rows that aren't there. :raises sqlite3.Error: the file can't be written."""
+def drop_orphans(db: sqlite3.Connection) -> int:
+    """Removes the checksums of rows that aren't there. :return: their number.
+
+    :raises sqlite3.Error: the file can't be written.
+    """
+    dropped = 0
     for index, table in enumerate(_TABLES):
         rows = f"SELECT id FROM {table}"
-        db.execute(f"DELETE FROM checksums WHERE slot % {_STEP} = {index} AND slot / {_STEP} NOT IN ({rows})")
+        found = db.execute(
+            f"DELETE FROM checksums WHERE slot % {_STEP} = {index} AND slot / {_STEP} NOT IN ({rows})"
+        )
+        dropped += found.rowcount
+    return dropped
 
 
 def is_sound(table: str, row: Mapping[str, Any], crc: int | None, *, is_sealed: bool) -> bool:

@@ -165,11 +165,12 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
             salvaged.taken[table].append(number)
         else:
             misplaced.append((table, number, columns))
+    ownerless = drop_orphans(db)
     for table, number, columns in misplaced:  # last, since they get new numbers
-        # The checksum under the number may be of another row. If the row's own was never stored, not only
-        # its number is damaged: it gets a wrong one, so that it counts as unsound.
+        # The checksum under the number may be of another row. If the row's own was never stored, but one of
+        # a missing row was, not only its number is damaged: with a wrong checksum it counts as unsound.
         own = checksum(table, columns, is_sealed=salvaged.is_sealed)
-        add_row(db, table, columns, own if own in stored or not stored else own ^ 1)
+        add_row(db, table, columns, own if own in stored or not ownerless else own ^ 1)
         salvaged.taken[table].append(number)
     now = time.time()
     for table in MESSAGES:
