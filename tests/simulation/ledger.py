@@ -278,9 +278,17 @@ class Ledger:
         self.routes.meters.append(daemon.meter)
         self._known_since = None
 
+    def node_abandoned(self) -> None:
+        """A node that ends has broken off what it did: these requests aren't to blame if it is killed now."""
+        self._running.clear()
+        for ask in self.asks.values():
+            ask.lose_points()
+
     def node_killed(self, daemon: Daemon | None) -> None:
         if daemon is not None:
             self.see_damage(daemon)
+            if daemon.database.problem is not None:  # what it sent up to now was only in its memory
+                self.disk_failed()
         for ask in self._running.values():
             ask.crashed_at = self._loop.now
             # An engine may still work on a request that ended, by its deadline for example.

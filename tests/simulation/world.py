@@ -168,6 +168,13 @@ class World:
             self.ledger.disk_failed()  # rows that were written after the bit was flipped may be lost too
 
         daemon.database._renew = renewed  # type: ignore[method-assign]
+        abandon = daemon._pipeline.abandon
+
+        def abandoned() -> None:
+            abandon()
+            self.ledger.node_abandoned()
+
+        daemon._pipeline.abandon = abandoned  # type: ignore[method-assign]
 
     def _killed(self) -> None:
         node = self.node
@@ -223,6 +230,7 @@ class World:
 
     def accept_writes(self) -> None:
         self.disk_fault, self.ledger.refused_since = 0, None
+        self.ledger.disk_failed()  # what the node sent up to now may be only in its memory
 
     def spoil(self, page: bytes) -> int | None:
         if self._disk_chance.random() >= self.setup.bad_pages:
