@@ -44,6 +44,9 @@ MOST_UNSAVED = 1024
 dropped."""
 KEPT = 0.9
 """If the journal is larger than ``limit_bytes``, it is pruned to this fraction of ``limit_bytes``."""
+_READ_EPOCH = "SELECT max(epoch) FROM session WHERE typeof(epoch) = 'integer' AND epoch BETWEEN 0 AND 1 << 53"
+"""The result is NULL if the number is damaged or missing."""
+_WRITE_EPOCH = "INSERT OR REPLACE INTO session (rowid, epoch) VALUES ((SELECT min(rowid) FROM session), ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,20 +312,20 @@ class Journal:
     def epoch(self) -> int:
         """Number of the broker's session; 0 before the first session."""
         if self._epoch is None:
-            row = self._database.read("SELECT epoch FROM session")
-            if row and isinstance(row[0], int):
-                self._epoch = row[0]
+            row = self._database.read(_READ_EPOCH)
+            if row and row[0] is not None:
+                self._epoch = int(row[0])
             else:  # damaged; packet identifiers of old sessions must not match new ones
                 self._epoch = int(time.time())
                 if row:
-                    self._database.write_first("UPDATE session SET epoch = ?", self._epoch)
+                    self._database.write_first(_WRITE_EPOCH, self._epoch)
         return self._epoch
 
     def begin_session(self) -> None:
         """Records that the broker has started a new session, which reuses packet identifiers."""
         self._epoch = self.epoch + 1
         # Stored before any message of this session: else the next session would reuse its keys.
-        self._database.write_first("UPDATE session SET epoch = ?", self._epoch)
+        self._database.write_first(_WRITE_EPOCH, self._epoch)
 
     @property
     def _oldest(self) -> float:
@@ -347,7 +350,7 @@ class Journal:
             raise JournalError(self._database.problem or "The journal can't be written.")
         with suppress(sqlite3.Error):
             self._prune()  # makes room in a file that can't grow
-        self._database.write("UPDATE session SET epoch = ?", self.epoch)  # tests that the file is writable
+        self._database.write(_WRITE_EPOCH, self.epoch)  # tests that the file is writable
         for key, entry in list(self._unsaved.items()):
             self._write(key, entry)
             del self._unsaved[key]

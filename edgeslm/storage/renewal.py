@@ -19,6 +19,7 @@ from pathlib import Path
 
 from edgeslm.storage.atomic_json import sync
 from edgeslm.storage.checksum import (
+    COVERED,
     checksum,
     drop_orphans,
     read_checksum,
@@ -114,7 +115,9 @@ def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str,
             at = float(columns["at"])  # type: ignore[arg-type]
             yield table, number, columns
         elif table == "session":
-            salvaged.epoch = max(int(values[0]), salvaged.epoch or 0)  # type: ignore[arg-type]
+            epoch = int(values[0])  # type: ignore[arg-type]
+            if 0 <= epoch < _HIGHEST:
+                salvaged.epoch = max(epoch, salvaged.epoch or 0)
         elif table == "mark":
             mark = bytes(values[0])  # type: ignore[arg-type]
             if len(mark) == _MARK_BYTES and salvaged.version != FORMAT:
@@ -163,21 +166,25 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
     for table, number, columns in messages_of(damaged, salvaged):
         if _put(db, table, number, columns):
             salvaged.taken[table].append(number)
+            # A row with a damaged number took that of another row, and its checksum.
+            own = checksum(table, columns, is_sealed=salvaged.is_sealed)
+            if own in stored:
+                write_checksum(db, table, number, own)
         else:
             misplaced.append((table, number, columns))
-    ownerless = drop_orphans(db)
-    for table, number, columns in misplaced:  # last, since they get new numbers
-        # The checksum under the number may be of another row. If the row's own was never stored, but one of
-        # a missing row was, not only its number is damaged: with a wrong checksum it counts as unsound.
-        own = checksum(table, columns, is_sealed=salvaged.is_sealed)
-        add_row(db, table, columns, own if own in stored or not ownerless else own ^ 1)
-        salvaged.taken[table].append(number)
     now = time.time()
     for table in MESSAGES:
         # Old numbers may still be in use elsewhere, so new ones start above them.
         last = max([int(now * 1000), salvaged.sequences.get(table, 0) % _HIGHEST])
         db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
         db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))
+    ownerless = drop_orphans(db)
+    for table, number, columns in misplaced:
+        # The checksum under the number may be of another row. If the row's own was never stored, but one of
+        # a missing row was, not only its number is damaged: with a wrong checksum it counts as unsound.
+        own = checksum(table, columns, is_sealed=salvaged.is_sealed)
+        add_row(db, table, columns, own if own in stored or not ownerless else own ^ 1)
+        salvaged.taken[table].append(number)
     # If the epoch is lost, a new one: packet identifiers of old sessions must not match new ones.
     epoch = int(now) if salvaged.epoch is None else salvaged.epoch
     db.execute("INSERT INTO session VALUES (?)", (epoch,))
@@ -236,8 +243,10 @@ def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> b
     there = db.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE id = ?", (number,)).fetchone()
     if there is None:  # another row has its key
         return bool(db.execute(insert, (number, *keyless.values())).rowcount)
-    # True for a page that is twice in the file
-    return there in (tuple(columns.values()), tuple(keyless.values()))
+    # True for a page that is twice in the file, perhaps once with a damaged key
+    there = dict(zip(columns, there, strict=True))
+    is_same = all(there[name] == columns[name] for name in COVERED[table])
+    return is_same and (there["key"] == columns["key"] or None in (there["key"], columns["key"]))
 
 
 def add_row(db: sqlite3.Connection, table: str, columns: Columns, crc: int | None) -> None:

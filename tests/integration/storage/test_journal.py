@@ -290,12 +290,22 @@ def test_a_session_that_could_not_be_numbered_is_numbered_before_anything_of_it_
     assert database.read("SELECT epoch FROM session") == (2,)
 
 
-@pytest.mark.parametrize("value", ["damaged", b"\x00"])
-def test_a_session_number_that_the_disk_changed_is_replaced(database: Database, value: object) -> None:
-    database.opened.execute("UPDATE session SET epoch = ?", (value,))
+@pytest.mark.parametrize("value", ["'damaged'", "x'00'", "CAST(x'ff' AS TEXT)", "-1", "9223372036854775807"])
+def test_a_session_number_that_the_disk_changed_is_replaced(database: Database, value: str) -> None:
+    database.opened.execute(f"UPDATE session SET epoch = {value}")
     number = restart(database).epoch
     assert number > 1_000_000, "an earlier session has it"
     assert restart(database).epoch == number
+    assert database.damage is None
+
+
+def test_a_session_number_that_is_missing_is_replaced(database: Database) -> None:
+    database.opened.execute("DELETE FROM session")
+    journal = restart(database)
+    number = journal.epoch
+    assert number > 1_000_000
+    journal.begin_session()
+    assert restart(database).epoch == number + 1
 
 
 # A full disk

@@ -248,14 +248,18 @@ def test_damage_found_while_it_runs_costs_no_message_that_can_be_read(plain: Pat
         assert database.read("SELECT epoch FROM session") == (1,)
 
 
-def _give_second_row_number_1(file: Path) -> None:
-    """Writes the number of the first row of the spool, whose keys are ``make_key(N)``, over that of the
-    second."""
+def _header_of(content: bytearray, key: int) -> int:
+    """The place of the record header of a row, whose key is at ``key``."""
+    return key - next(size for size in range(8, 24) if content[key - size] == size)
+
+
+def _renumber(file: Path, row: int, number: int) -> None:
+    """Writes another number over that of row ``row`` of the spool. Rows are counted from 0, have the key
+    ``make_key(row)`` and the number ``row + 1``."""
     content = bytearray(file.read_bytes())
-    key = content.index(make_key(1))
-    header = next(size for size in range(8, 24) if content[key - size] == size)
-    assert content[key - header - 1] == 2
-    content[key - header - 1] = 1
+    header = _header_of(content, content.index(make_key(row)))
+    assert content[header - 1] == row + 1
+    content[header - 1] = number
     file.write_bytes(content)
 
 
@@ -267,7 +271,7 @@ def test_a_row_whose_number_is_damaged_is_checked_by_any_checksum(
         spool = Spool(database, limit_bytes=10_000_000)
         for number in range(3):
             spool.add([(make_delivery(f"text {number}".encode()), make_key(number))])
-    _give_second_row_number_1(tmp_path / NAME)
+    _renumber(tmp_path / NAME, 1, 1)
     if is_text_changed:
         content = (tmp_path / NAME).read_bytes()
         (tmp_path / NAME).write_bytes(content.replace(b"text 1", b"text 9"))
@@ -287,11 +291,46 @@ def test_two_messages_of_the_same_text_stay_two_if_a_row_number_is_damaged(tmp_p
         spool = Spool(database, limit_bytes=10_000_000)
         for number in range(2):
             spool.add([(make_delivery(b"18.5"), make_key(number))])
-    _give_second_row_number_1(tmp_path / NAME)
+    _renumber(tmp_path / NAME, 1, 1)
     with closing(open_database(tmp_path)) as database:
         spool = Spool(database, limit_bytes=10_000_000)
         found = [spool.next(after) for after in (0, 1)]
     assert [isinstance(row, Spooled) and row.key for row in found] == [make_key(0), make_key(1)]
+
+
+def test_a_row_that_took_the_number_of_the_next_one_costs_no_message(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path)) as database:
+        spool = Spool(database, limit_bytes=10_000_000)
+        for number in range(3):
+            spool.add([(make_delivery(f"text {number}".encode()), make_key(number))])
+    _renumber(tmp_path / NAME, 0, 2)
+    with closing(open_database(tmp_path)) as database:
+        spool = Spool(database, limit_bytes=10_000_000)
+        last = 0
+        found: list[bytes] = []
+        while (row := spool.next(last)) is not None:
+            assert isinstance(row, Spooled)
+            assert not found or row.id == 3 or row.id > 1_000_000, "a running node would miss it"
+            last = row.id
+            found.append(row.delivery.payload)
+    assert sorted(found) == [b"text 0", b"text 1", b"text 2"]
+
+
+def test_a_row_that_is_twice_in_the_file_stays_one_though_the_key_of_one_is_damaged(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path)) as database:
+        Spool(database, limit_bytes=10_000_000).add([(make_delivery(b"text"), make_key(0))])
+        query = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"
+        start = {name: (page - 1) * PAGE_BYTES for name, page in database.all_rows(query)}
+    content = bytearray((tmp_path / NAME).read_bytes())
+    spool, requests = (slice(start[name], start[name] + PAGE_BYTES) for name in ("spool", "requests"))
+    content[requests] = content[spool]
+    header = _header_of(content, content.index(make_key(0), start["spool"]))
+    assert content[header + 2] == 44, "a blob of 16 bytes"
+    content[header + 2] = 45  # a text as long
+    (tmp_path / NAME).write_bytes(content)
+    with closing(open_database(tmp_path)) as database:
+        assert database.damage is not None
+        assert database.all_rows("SELECT count(*) FROM spool") == [(1,)]
 
 
 def test_a_journal_of_a_later_format_is_refused_and_not_touched(plain: Path) -> None:
