@@ -73,18 +73,17 @@ def remove_checksum(db: sqlite3.Connection, table: str, number: int) -> None:
     db.execute(f"DELETE FROM checksums WHERE slot = {slot(table, '?')}", (number,))
 
 
-def drop_orphans(db: sqlite3.Connection) -> int:
-    """Removes the checksums of rows that aren't there. :return: their number.
+def drop_orphans(db: sqlite3.Connection) -> set[int]:
+    """Removes the checksums of rows that aren't there. :return: these checksums.
 
     :raises sqlite3.Error: the file can't be written.
     """
-    dropped = 0
+    dropped: set[int] = set()
     for index, table in enumerate(_TABLES):
         rows = f"SELECT id FROM {table}"
-        found = db.execute(
-            f"DELETE FROM checksums WHERE slot % {_STEP} = {index} AND slot / {_STEP} NOT IN ({rows})"
-        )
-        dropped += found.rowcount
+        orphans = f"FROM checksums WHERE slot % {_STEP} = {index} AND slot / {_STEP} NOT IN ({rows})"
+        dropped.update(crc for (crc,) in db.execute(f"SELECT crc {orphans}"))
+        db.execute(f"DELETE {orphans}")
     return dropped
 
 

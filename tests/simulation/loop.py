@@ -13,10 +13,11 @@ import itertools
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import _AsyncGeneratorContextManager
 from contextvars import Context, ContextVar, copy_context
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.support.paths import ROOT
+import edgeslm
 
 STEP_S = 2e-5
 """Virtual time that each callback takes."""
@@ -28,7 +29,8 @@ Place = tuple[str, int, int]
 """Part of the code: file, first line and last line."""
 
 
-PRODUCT = str(ROOT / "edgeslm")
+PRODUCT = str(Path(edgeslm.__file__).parent)
+"""Folder of the product that runs: the checkout's or the installed one."""
 MOST_FINALLY = 8
 """Number of nested ``finally`` blocks with awaits that a killed coroutine may have."""
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.simulation.loop import Place
-from tests.support.paths import ROOT
+from tests.simulation.loop import PRODUCT, Place
 
 AWAITS = (
     "node/request_handler",
@@ -46,7 +45,7 @@ UNREACHABLE: dict[tuple[str, str, str], str] = {
 
 
 def file_of(module: str) -> Path:
-    return ROOT / "edgeslm" / f"{module}.py"
+    return Path(PRODUCT, f"{module}.py")
 
 
 def awaits(file: Path) -> Iterator[Place]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -88,6 +89,12 @@ def test_the_fewest_faults_are_those_that_are_needed() -> None:
     faults = [Fault(float(at), "kill", 1) for at in range(20)]
     needed = {faults[3], faults[17]}
     assert seeds.fewest(faults, lambda some: needed <= set(some)) == [faults[3], faults[17]]
+
+
+def test_nodes_are_killed_at_places_of_the_product_that_runs() -> None:
+    for module in (*places.AWAITS, *places.STATEMENTS):
+        running = importlib.import_module(f"edgeslm.{module.replace('/', '.')}")
+        assert str(places.file_of(module)) == running.__file__
 
 
 def test_what_can_not_be_reached_is_named_as_it_is_in_the_code() -> None:
