@@ -17,41 +17,6 @@ from edgeslm.storage.journal import Journal, JournalEntry, request_key
 log = logging.getLogger("edgeslm.node")
 
 
-class Pieces:
-    """Passes on the pieces of a streamed text. After a crash of the engine, the text begins again: what was
-    passed on already isn't repeated. If the new text differs, nothing more is passed on."""
-
-    def __init__(self, pass_on: OnChunk) -> None:
-        self._pass_on = pass_on
-        self._sent = ""
-        self._text = ""
-
-    def __call__(self, piece: str) -> None:
-        self._text += piece
-        if len(self._text) > len(self._sent) and self._text.startswith(self._sent):
-            new = self._text[len(self._sent) :]
-            self._sent = self._text
-            self._pass_on(new)
-
-    def begin_again(self) -> None:
-        self._text = ""
-
-
-class _Attempt(AttemptLog):
-    """An attempt that tells ``pieces`` of a crash of the engine."""
-
-    def __init__(
-        self, journal: Journal, key: bytes | None, known: JournalEntry | None, pieces: Pieces | None
-    ) -> None:
-        super().__init__(journal, key, known)
-        self._pieces = pieces
-
-    def crash(self) -> None:
-        super().crash()
-        if self._pieces is not None:
-            self._pieces.begin_again()
-
-
 @dataclass(slots=True)
 class DirectRequests:
     """Answers requests of the HTTP API. A request with an id (``named``) runs once: its repeats, even after a
@@ -119,11 +84,10 @@ class DirectRequests:
         known: JournalEntry | None,
         on_chunk: OnChunk | None,
     ) -> bytes:
-        pieces = Pieces(on_chunk) if on_chunk is not None else None
         try:
             self.backend.accept(request)
-            attempt = _Attempt(self.journal, key, known, pieces)
-            result, encoded = await self.backend.answer(request, attempt, on_chunk=pieces)
+            attempt = AttemptLog(self.journal, key, known)
+            result, encoded = await self.backend.answer(request, attempt, on_chunk=on_chunk)
         except Exception as error:  # a bug; the client still needs an answer
             log.error("request %s failed: %s", request.id, type(error).__name__)
             log.debug("request %s", request.id, exc_info=error)

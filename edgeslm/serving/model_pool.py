@@ -38,6 +38,27 @@ AGAIN_S = 10.0
 """Seconds between two attempts to start a missing worker of a team."""
 
 
+class Pieces:
+    """Passes on the pieces of a streamed text. When a call runs again, its text begins again: what was passed
+    on already isn't repeated. If the new text differs, nothing more is passed on."""
+
+    def __init__(self, pass_on: OnText) -> None:
+        self._pass_on = pass_on
+        self._sent = ""
+        self._text = ""
+
+    def __call__(self, piece: str) -> None:
+        self._text += piece
+        if len(self._text) > len(self._sent) and self._text.startswith(self._sent):
+            new = self._text[len(self._sent) :]
+            self._sent = self._text
+            self._pass_on(new)
+
+    def begin_again(self) -> Pieces:
+        self._text = ""
+        return self
+
+
 class ModelPool:
     """Named models that are loaded together; a model whose process exits is restarted for the next call.
 
@@ -166,12 +187,14 @@ class ModelPool:
         priority: int = NORMAL_PRIORITY,
     ) -> Output:
         """Runs one engine call; waits while the model is loading, and retries the call once after a crash.
+        A retry passes on only text that ``on_chunk`` hasn't had.
 
         :raises Poisoned: the engine crashed on each attempt.
         :raises ModelUnavailable: the engine can't be restarted, or the node is stopping.
         :raises RequestError: the error that the engine reports.
         """
         model = self._models[name]
+        pieces = Pieces(on_chunk) if on_chunk is not None else None
         with self._in_use(name):
             for number in range(1, ATTEMPTS + 1):
                 if attempt is not None and self._must_wait(model):
@@ -181,7 +204,7 @@ class ModelPool:
                         attempt.compute()
                     try:
                         on_hang = None if attempt is None else attempt.hang
-                        return await self._call(model, call, on_chunk, priority, on_hang)
+                        return await self._call(model, call, pieces, priority, on_hang)
                     except EngineCrashed:
                         log.warning("the engine of model %s crashed on a request (attempt %d)", name, number)
                         if attempt is not None and number < ATTEMPTS:
@@ -195,18 +218,19 @@ class ModelPool:
         self,
         model: PooledModel,
         call: Call,
-        on_chunk: OnText | None,
+        pieces: Pieces | None,
         priority: int,
         on_hang: OnHang | None,
     ) -> Output:
         """Runs a call in the engine. If the memory that is free isn't enough for the call, idle models are
         unloaded first."""
         try:
-            return await model.process.call(call, on_chunk, priority, on_hang)
+            again = pieces and pieces.begin_again()
+            return await model.process.call(call, again, priority, on_hang)
         except NoMemory:
             if not await self._room.unload_idle(model):
                 raise
-        return await model.process.call(call, on_chunk, priority, on_hang)
+        return await model.process.call(call, pieces and pieces.begin_again(), priority, on_hang)
 
     @asynccontextmanager
     async def _turn(self, model: PooledModel, attempt: int) -> AsyncIterator[None]:

@@ -6,7 +6,8 @@ An input that starts with one of these words is a command; any other is answered
 
 - ``hold FILE``: make FILE.held, then wait until the file exists or the call is cancelled
 - ``pour FILE``: the same, with the pieces of a stream sent before
-- ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
+- ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does. The
+  first piece of a stream is sent before
 - ``fail CODE``: the error result with that code
 
 If a bundle's weights start with ``crash at load`` or ``crash at once``, it ends while loading or at the first
@@ -110,6 +111,8 @@ class Worker:
         elif order == "crash" or (order == "crash-once" and not Path(rest).exists()):
             if rest:
                 Path(rest).touch()
+            if isinstance(call, Generate) and call.stream:
+                self._pipe.send(Chunk(number, order))
             os.kill(os.getpid(), signal.SIGKILL)
         elif order == "fail":
             return Failed(number, rest, "The fake engine was told to.")

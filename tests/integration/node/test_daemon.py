@@ -171,6 +171,15 @@ def test_a_streamed_answer_comes_in_chunks_and_whole(app: App) -> None:
     assert heard.json["result"]["text"] == "one two three"
 
 
+def test_a_streamed_answer_says_nothing_twice_after_a_crash_of_the_engine(app: App, tmp_path: Path) -> None:
+    text = f"crash-once {tmp_path / 'crashed'}"
+    heard = ask(app, "say", {"input": text, "options": {"stream": True}})
+    chunks = [app.take(f"{REPLY}/stream").json for _ in range(2)]
+    assert "".join(chunk["text"] for chunk in chunks) == heard.json["result"]["text"] == text
+    assert [chunk["seq"] for chunk in chunks] == [0, 1]
+    assert app.untaken(f"{REPLY}/stream") == []
+
+
 def test_a_node_tells_a_client_that_asks_for_chunks_of_a_task_that_has_none(app: App) -> None:
     assert ask(app, "triage", {"input": "x", "options": {"stream": True}}).code == "invalid_request"
 

@@ -11,7 +11,7 @@ from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import Adapters, Call, Embed, Hardware, Output
 from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
-from edgeslm.serving.model_pool import ModelPool
+from edgeslm.serving.model_pool import ModelPool, Pieces
 from tests.support.fakes import FakeAttempt, FakeProcess
 from tests.support.nodes import write_bundle
 
@@ -465,3 +465,24 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not is_so():
             await asyncio.sleep(0.001)
+
+
+def test_a_call_that_runs_again_goes_on_with_the_same_text() -> None:
+    told: list[str] = []
+    pieces = Pieces(told.append)
+    for piece in ("one", " two"):
+        pieces(piece)
+    pieces.begin_again()
+    for piece in ("one t", "wo three", " four"):
+        pieces(piece)
+    assert told == ["one", " two", " three", " four"]
+
+
+def test_of_a_call_that_runs_again_with_another_text_no_more_is_told() -> None:
+    told: list[str] = []
+    pieces = Pieces(told.append)
+    pieces("one")
+    pieces.begin_again()
+    for piece in ("two", " three four"):
+        pieces(piece)
+    assert told == ["one"]
