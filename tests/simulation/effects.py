@@ -94,7 +94,8 @@ def broker_stop(world: World, amount: float) -> None:
 
 
 def cut_app(world: World, amount: float) -> None:
-    world.wire.cut(world.apps[int(amount * len(world.apps)) % len(world.apps)].name)
+    names = [app.name for app in world.apps] + ([world.library.name] if world.library is not None else [])
+    world.wire.cut(names[int(amount * len(names)) % len(names)])
 
 
 def partition(world: World, amount: float) -> None:

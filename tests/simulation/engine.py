@@ -26,6 +26,8 @@ from tests.simulation.others import is_hard, label_of
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
 
 What = Literal["answer", "crash", "hang", "slow", "fail", "frame", "kill", "long"]
+PIECE = 3
+"""Characters of each piece of a streamed answer."""
 LONG = 8000
 """Characters that a long answer has beside the usual ones."""
 BROKEN = b"weights that no engine can load"
@@ -169,7 +171,7 @@ class SimChild(BaseChild):
             took_s *= 100
         if getattr(running.call, "stream", False):
             for part in range(1, 4):
-                piece = Chunk(running.number, f"part {part}")
+                piece = Chunk(running.number, answer_to(text)[PIECE * (part - 1) : PIECE * part])
                 self._later(took_s * part / 4, self._say_if_running, self.starts, running, piece)
         self._timer = self._later(took_s, self._finish, self.starts, what, running, text)
 

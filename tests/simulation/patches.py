@@ -13,6 +13,8 @@ from types import FrameType, SimpleNamespace
 from typing import Any, Protocol
 from unittest import mock
 
+from edgeslm.client import client as app_client
+from edgeslm.client import pending_request, session
 from edgeslm.engine.host import process as engine_process
 from edgeslm.knowledge.service import process as knowledge_process
 from edgeslm.mqtt import client as mqtt_client
@@ -166,6 +168,9 @@ def simulated(loop: SimLoop, seed: int, hooks: Hooks | None = None) -> Iterator[
         replace(connection, "wrap_sockets", lambda client, tls, *, mqtt5: None)
         replace(connection, "random", chance)
         replace(mqtt_client, "Network", SimNetwork)
+        replace(app_client, "Network", SimNetwork)
+        replace(session.ClientSession, "wait_connected", lambda *told: None)  # it would block the loop
+        replace(pending_request, "random", chance)
         replace(database, "sqlite3", sqlite)
         replace(daemon, "gc", SimpleNamespace(collect=lambda: 0))
         replace(daemon, "give_back_free_memory", lambda: None)

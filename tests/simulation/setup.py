@@ -36,7 +36,7 @@ class Setup:
     each message the lowest free packet identifier. ``outbox_bytes`` is the limit of the node's outbox.
     ``has_equal`` is whether sensors send equal messages; the broker then loses all when it is killed.
     ``has_names`` is whether a model redacts messages. ``refuses_collections`` is the share of the knowledge
-    processes that can't open their collection."""
+    processes that can't open their collection. ``has_library`` is whether an app uses the client library."""
 
     durability: Literal["broker", "spool"] = "broker"
     queue: int = 16
@@ -53,6 +53,7 @@ class Setup:
     has_equal: bool = False
     has_names: bool = False
     refuses_collections: float = 0.1
+    has_library: bool = False
 
     @property
     def keeps_answers(self) -> bool:
@@ -78,6 +79,7 @@ class Setup:
             has_equal=has_equal,
             has_names=chance.random() < 0.4,
             refuses_collections=chance.choice((0.1, 0.4)),
+            has_library=chance.random() < 0.4,
         )
 
     def text(self, folder: Path, change: Change = "same") -> str:

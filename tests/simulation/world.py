@@ -27,6 +27,7 @@ from tests.simulation.engine import BROKEN, GLINER, WORLD, EngineWorld, What
 from tests.simulation.faults import Fault
 from tests.simulation.knowledge import KNOWLEDGE, KnowledgeWorld
 from tests.simulation.ledger import Ledger
+from tests.simulation.library import LibraryApp
 from tests.simulation.loop import OUTSIDE, Killed, Place, SimLoop
 from tests.simulation.network import WIRES, Wire
 from tests.simulation.node import SimNode
@@ -98,6 +99,7 @@ class World:
         self.knowledge = KnowledgeWorld(random.Random(f"{seed} knowledge"), self._keep_memory)
         self.knowledge.on_stored = self.ledger.routes.remembered
         self.knowledge.refuses_starts = self.setup.refuses_collections
+        self.library: LibraryApp | None = None
         self.names_fault: What = "answer"
         self.next_engine_faults: deque[What] = deque()
         self.bugs = Bugs(self)
@@ -277,15 +279,26 @@ class World:
             loop.call_at(1000.0 + self.chance.uniform(0.1, within_s), self._ask, number)
         for number in range(asks // 2):
             loop.call_at(1000.0 + self.chance.uniform(0.1, within_s), self._tell, number)
+        if self.setup.has_library and self.setup.mqtt5:  # the library needs MQTT 5
+            self._start_library(within_s, asks // 2)
         await asyncio.sleep(within_s + 5.0)
         self._heal()
         await self._settle()
         self.is_over = True
         self.ledger.finish(self)
+        if self.library is not None:
+            self.library.close()
         for app in self.apps:
             app.is_closed = True
         for work in works:
             work.cancel()
+
+    def _start_library(self, within_s: float, asks: int) -> None:
+        chance = random.Random(f"{self.seed} library")
+        self.library = library = LibraryApp(self.ledger, self.node.topics, chance)
+        library.open()
+        for _ in range(asks):
+            self.loop.call_at(1000.0 + chance.uniform(0.1, within_s), library.ask)
 
     def _heal(self) -> None:
         self.note("faults end")
