@@ -162,32 +162,27 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
     salvaged = Salvaged()
     db.execute("BEGIN")
     stored = _take_checksums(db, damaged, MESSAGES)
-    found, without, misplaced = set(), [], []
+    misplaced = []
     for table, number, columns in messages_of(damaged, salvaged):
-        own = checksum(table, columns, is_sealed=salvaged.is_sealed)
-        found.add(own)
         if _put(db, table, number, columns):
             salvaged.taken[table].append(number)
             # A row with a damaged number took that of another row, and its checksum.
+            own = checksum(table, columns, is_sealed=salvaged.is_sealed)
             if own in stored:
                 write_checksum(db, table, number, own)
-            elif columns[MESSAGES[table]] is not None and read_checksum(db, table, number) is None:
-                without.append((table, number, own))
         else:
-            misplaced.append((table, columns, own))
+            misplaced.append((table, number, columns))
     now = time.time()
     for table in MESSAGES:
         # Old numbers may still be in use elsewhere, so new ones start above them.
         last = max([int(now * 1000), salvaged.sequences.get(table, 0) % _HIGHEST])
         db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
         db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))
-    # If there is a checksum of no row, more than the number of some row may be damaged: rows whose own was
-    # never stored then count as unsound, by a wrong checksum.
-    ownerless = drop_orphans(db) - found
-    for table, number, own in without if ownerless else ():
-        write_checksum(db, table, number, own ^ 1)
-    for table, columns, own in misplaced:
-        # The checksum under the number may be of another row.
+    ownerless = drop_orphans(db)
+    for table, number, columns in misplaced:
+        # The checksum under the number may be of another row. If the row's own was never stored, but one of
+        # a missing row was, not only its number is damaged: with a wrong checksum it counts as unsound.
+        own = checksum(table, columns, is_sealed=salvaged.is_sealed)
         add_row(db, table, columns, own if own in stored or not ownerless else own ^ 1)
         salvaged.taken[table].append(number)
     # If the epoch is lost, a new one: packet identifiers of old sessions must not match new ones.

@@ -286,30 +286,6 @@ def test_a_row_whose_number_is_damaged_is_checked_by_any_checksum(
         assert isinstance(moved, Spooled) and moved.delivery.payload == b"text 1"
 
 
-@pytest.mark.parametrize("is_text_changed", [False, True])
-def test_a_row_whose_number_became_a_free_one_is_checked_by_any_checksum(
-    is_text_changed: bool, tmp_path: Path
-) -> None:
-    with closing(open_database(tmp_path)) as database:
-        spool = Spool(database, limit_bytes=10_000_000)
-        for number in range(3):
-            spool.add([(make_delivery(f"text {number}".encode()), make_key(number))])
-    _renumber(tmp_path / NAME, 1, 9)
-    if is_text_changed:
-        content = (tmp_path / NAME).read_bytes()
-        (tmp_path / NAME).write_bytes(content.replace(b"text 1", b"text 9"))
-    with closing(open_database(tmp_path)) as database:
-        assert database.damage is not None
-        spool = Spool(database, limit_bytes=10_000_000)
-        first, second, moved = (spool.next(after) for after in (0, 1, 3))
-    assert isinstance(first, Spooled) and first.delivery.payload == b"text 0"
-    assert isinstance(second, Spooled) and second.delivery.payload == b"text 2"
-    if is_text_changed:
-        assert isinstance(moved, Damaged)
-    else:
-        assert isinstance(moved, Spooled) and moved.delivery.payload == b"text 1"
-
-
 def test_two_messages_of_the_same_text_stay_two_if_a_row_number_is_damaged(tmp_path: Path) -> None:
     with closing(open_database(tmp_path)) as database:
         spool = Spool(database, limit_bytes=10_000_000)
