@@ -225,8 +225,7 @@ class ModelPool:
         """Runs a call in the engine. If the memory that is free isn't enough for the call, idle models are
         unloaded first."""
         try:
-            again = pieces and pieces.begin_again()
-            return await model.process.call(call, again, priority, on_hang)
+            return await model.process.call(call, pieces and pieces.begin_again(), priority, on_hang)
         except NoMemory:
             if not await self._room.unload_idle(model):
                 raise

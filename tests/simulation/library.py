@@ -40,9 +40,8 @@ class LibraryApp:
     def __init__(self, ledger: Ledger, topics: Topics, chance: random.Random) -> None:
         self._ledger = ledger
         self._chance = chance
-        self._topics = topics
         self._client = _Client("mqtt://b0", topics.node, prefix=topics.prefix)
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def name(self) -> str:
@@ -53,15 +52,15 @@ class LibraryApp:
         self._client.open()
 
     def close(self) -> None:
-        self._client.close()
         for task in self._tasks:
             task.cancel()
+        self._client.close()
 
     def ask(self) -> None:
         """Sends a request of a drawn kind."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._ask(f"library {len(self._tasks)}"))
-        self._tasks[task] = None
+        self._tasks.append(task)
         if self._chance.random() < 0.1:
             loop.call_later(self._chance.choice((0.0, 0.05, 2.0)), task.cancel)
 
@@ -82,31 +81,30 @@ class LibraryApp:
         self._client.on_request = sends
         on_chunk = None if pieces is None else pieces.append
         began_at = self._ledger.now
+        until = began_at + timeout_s
         try:
             result = await self._client.request_async(task, text, timeout=timeout_s, on_chunk=on_chunk)
-            self._check(asks[0], result, pieces or [])
-            wait_ms = (
-                None if result.error is None or result.error.code != "busy" else result.error.retry_after_ms
-            )
-            if wait_ms is not None and self._ledger.now + wait_ms / 1000 < began_at + timeout_s:
-                self._ledger.violation("library", f"{text} wasn't sent again when the node was busy")
+            self._check(asks[0], result, pieces or [], until)
         except TimedOut:
-            if self._ledger.now < began_at + timeout_s:
+            if self._ledger.now < until:
                 self._ledger.violation("library", f"{text} timed out after {self._ledger.now - began_at} s")
-        except BrokerError as error:
-            if "listens at this broker" not in str(error) and "closed" not in str(error):
-                self._ledger.violation("library", f"{text}: {error}")
+        except Exception as error:
+            if not isinstance(error, BrokerError) or "listens at this broker" not in str(error):
+                self._ledger.violation("library", f"{text}: {error!r}")
         finally:
             for ask in asks:
                 if not ask.got:  # the client has given it up, or never sent it
                     ask.repeats, ask.expiry_s = False, self._ledger.now - began_at
-        if self._ledger.now > began_at + timeout_s + LATE_S:
+        if self._ledger.now > until + LATE_S:
             self._ledger.violation("library", f"{text} ended {self._ledger.now - began_at} s after its start")
 
-    def _check(self, ask: Ask, result: Result, pieces: list[Chunk]) -> None:
+    def _check(self, ask: Ask, result: Result, pieces: list[Chunk], until: float) -> None:
         ask.got += 1
         if result not in [parse_result(payload) for _, payload in ask.results]:
             self._ledger.violation("library", f"{ask.text} got a result that the node didn't send: {result}")
+        wait_ms = result.error.retry_after_ms if result.error is not None else None  # of a busy node
+        if wait_ms is not None and self._ledger.now + wait_ms / 1000 < until:
+            self._ledger.violation("library", f"{ask.text} wasn't sent again when the node was busy")
         numbers = [piece.seq for piece in pieces]
         if numbers != sorted(set(numbers)):
             self._ledger.violation("library", f"{ask.text} got its pieces in the order {numbers}")
