@@ -170,7 +170,7 @@ class ActiveDispatcher:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self.settings.lease_s / 3)
-            if self._acks.leads and self.pool.connected:
+            if self.pool.connected and not self._is_closed:
                 self._say_lease()
 
     async def _tell(self) -> None:
@@ -196,8 +196,9 @@ class ActiveDispatcher:
         if self._takes_lease:  # after a reconnect only if nobody else has it
             self._say_lease()
         self._connections += 1
+        # QoS 0, since unanswered requests may use up the Receive Maximum.
         watched = (self.topics.lease, self._clients.state)
-        self.pool.subscribe([Subscription(topic, every_time=True) for topic in watched])
+        self.pool.subscribe([Subscription(topic, qos=0, every_time=True) for topic in watched])
         self.pool.subscribe([self._clients.requests_filter, self._clients.cancel])
         self.presence.announce()
 
@@ -210,7 +211,7 @@ class ActiveDispatcher:
             # The late will of an old connection must not replace the active dispatcher's state.
             if delivery.payload != encode_state(self.presence.state, self.boot_id) and not self._is_closed:
                 self.presence.announce()
-        elif self._is_closed:
+        elif self._is_closed or self._admission.renew(delivery, self._journal.epoch):
             return
         elif delivery.topic == self._clients.cancel:
             held = InFlight(delivery, self._journal.epoch)
