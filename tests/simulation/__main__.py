@@ -6,6 +6,7 @@ python -m tests.simulation nodes 0:60 --branches   and lines and branches, with 
 python -m tests.simulation nodes 0:9 --at node/pipeline:255
                                                    seeds in which nodes are killed at this line
 python -m tests.simulation nodes 17 --trace        one seed, with what happened
+python -m tests.simulation pools 0:60              the same with pools: dispatchers and nodes
 python -m tests.simulation uptime --days 365       a node that isn't killed for a year
 python -m tests.simulation mutations               which changes of the code the seeds find
 """
@@ -16,9 +17,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
-from tests.simulation import branches, coverage, mutations, seeds, uptime
+from tests.simulation import branches, coverage, mutations, places, seeds, uptime
 from tests.simulation.places import place_at
+
+SCENES: Final[dict[str, seeds.Scene]] = {"nodes": seeds.NODES, "pools": seeds.POOLS}
 
 
 def seeds_of(text: str) -> range:
@@ -30,14 +35,15 @@ def seeds_of(text: str) -> range:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Simulates delivery.")
     commands = parser.add_subparsers(dest="command", required=True)
-    nodes = commands.add_parser("nodes", help="simulate nodes, brokers, senders and their faults")
-    nodes.add_argument("seeds", type=seeds_of, help="a seed, or FROM:TO")
-    nodes.add_argument("--faults", type=int, default=seeds.FAULTS, help="faults of a seed")
-    nodes.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    nodes.add_argument("--trace", action="store_true", help="print what happened")
-    nodes.add_argument("--coverage", action="store_true", help="print where nodes were killed")
-    nodes.add_argument("--branches", action="store_true", help="print lines and branches that were run")
-    nodes.add_argument("--at", type=place_at, help="FILE:LINE at which nodes are killed")
+    for scene in SCENES:
+        command = commands.add_parser(scene, help=f"simulate {scene}, brokers, senders and their faults")
+        command.add_argument("seeds", type=seeds_of, help="a seed, or FROM:TO")
+        command.add_argument("--faults", type=int, default=seeds.FAULTS, help="faults of a seed")
+        command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+        command.add_argument("--trace", action="store_true", help="print what happened")
+        command.add_argument("--coverage", action="store_true", help="print where processes were killed")
+        command.add_argument("--branches", action="store_true", help="print lines and branches that were run")
+        command.add_argument("--at", type=place_at, help="FILE:LINE at which processes are killed")
     changed = commands.add_parser("mutations", help="which changes of the code the seeds find")
     changed.add_argument("names", nargs="*", help="numbers or names of patches; default: all")
     changed.add_argument("--minutes", type=float, default=10.0, help="time limit for each")
@@ -50,14 +56,23 @@ def main(arguments: Sequence[str]) -> int:
         return uptime.run(chosen.seed, chosen.days)
     if chosen.command == "mutations":
         return mutations.run(chosen.names, minutes=chosen.minutes, processes=chosen.processes)
+    return play(chosen, SCENES[chosen.command])
+
+
+def play(chosen: argparse.Namespace, scene: seeds.Scene) -> int:
     if chosen.trace:
-        return seeds.show(chosen.seeds, chosen.faults)
+        return seeds.show(chosen.seeds, chosen.faults, scene)
     if chosen.branches:
-        print(branches.report(chosen.seeds, chosen.faults, chosen.processes))
+        measured = branches.MODULES if scene is seeds.NODES else branches.POOL_MODULES
+        outcome_of = partial(seeds.outcome_of, faults=chosen.faults, scene=scene)
+        print(branches.report(chosen.seeds, outcome_of, measured, chosen.processes))
         return 0
-    total = seeds.run(chosen.seeds, faults=chosen.faults, processes=chosen.processes, place=chosen.at)
+    total = seeds.run(
+        chosen.seeds, scene=scene, faults=chosen.faults, processes=chosen.processes, place=chosen.at
+    )
     if chosen.coverage:
-        print(coverage.report(total.points))
+        killed_in = places.MODULES if scene is seeds.NODES else places.POOL_MODULES
+        print(coverage.report(total.points, killed_in))
     return 1 if total.failed else 0
 
 

@@ -6,14 +6,14 @@ import importlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.simulation.outcome import Outcome
 from tests.simulation.places import file_of
-from tests.simulation.seeds import outcome_of
 
 MODULES = (
     *("node/request_handler", "node/in_flight", "node/pipeline", "node/attempts", "node/deduplication"),
@@ -23,32 +23,40 @@ MODULES = (
     *("storage/journal", "storage/spool", "storage/window_store", "storage/database"),
     *("storage/running_marks", "storage/renewal", "storage/salvage"),
 )
+POOL_MODULES = (
+    *("dispatcher/active", "dispatcher/backend", "dispatcher/forwarding", "dispatcher/members"),
+    *("dispatcher/nodes", "dispatcher/process", "dispatcher/queue", "dispatcher/standby"),
+)
 
 
-def _tracer() -> Any:
+def _tracer(modules: Sequence[str]) -> Any:
     """:raises ModuleNotFoundError: coverage.py isn't installed."""
-    files = [str(file_of(module)) for module in MODULES]
+    files = [str(file_of(module)) for module in modules]
     coverage = importlib.import_module("coverage")
     return coverage.Coverage(branch=True, include=files, data_file=None, config_file=False)
 
 
-def arcs_of(seed: int, faults: int) -> dict[str, list[tuple[int, int]]]:
+def arcs_of(
+    seed: int, play: Callable[[int], Outcome], modules: Sequence[str]
+) -> dict[str, list[tuple[int, int]]]:
     """File -> pairs of lines, one after the other, that a seed comes to."""
-    tracer = _tracer()
+    tracer = _tracer(modules)
     tracer.start()
     try:
-        outcome_of(seed, faults)
+        play(seed)
     finally:
         tracer.stop()
     data = tracer.get_data()
     return {file: data.arcs(file) or [] for file in data.measured_files()}
 
 
-def report(seeds: Iterable[int], faults: int, processes: int) -> str:
+def report(
+    seeds: Iterable[int], play: Callable[[int], Outcome], modules: Sequence[str], processes: int
+) -> str:
     """Runs seeds. :return: what they come to in the functions of each module."""
-    tracer = _tracer()
+    tracer = _tracer(modules)
     with ProcessPoolExecutor(processes) as pool:
-        for arcs in pool.map(partial(arcs_of, faults=faults), seeds):
+        for arcs in pool.map(partial(arcs_of, play=play, modules=modules), seeds):
             tracer.get_data().add_arcs(arcs)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.json"
@@ -58,7 +66,7 @@ def report(seeds: Iterable[int], faults: int, processes: int) -> str:
             for name, one in json.loads(file.read_text())["files"].items()
         }
     total: Counter[str] = Counter()
-    lines = [_line(module, told.get(file_of(module).resolve(), {}), total) for module in MODULES]
+    lines = [_line(module, told.get(file_of(module).resolve(), {}), total) for module in modules]
     return "\n".join([*lines, f"All: {_shares(total)}."])
 
 

@@ -137,9 +137,8 @@ class Broker:
     # Saving
 
     def save(self) -> None:
-        self._saved = _Saved(
-            {name: session.copy() for name, session in self.sessions.items()}, dict(self.retained)
-        )
+        kept = {name: one.copy() for name, one in self.sessions.items() if one.expiry_s > 0}
+        self._saved = _Saved(kept, dict(self.retained))
 
     def kill(self) -> None:
         """Ends as after ``kill -9``; what wasn't saved is forgotten."""

@@ -71,9 +71,11 @@ def find(patch: Path, minutes: float) -> Found:
         copy_of_product(folder)
         apply(patch, folder)
         first = 0
+        scene = "pools" if "-pool-" in patch.stem else "nodes"
         while time.monotonic() - began_at < minutes * 60:
             seeds = range(first, first + CHUNK)
-            invariant, seed = _first_violation(folder, seeds, minutes * 60 - (time.monotonic() - began_at))
+            left_s = minutes * 60 - (time.monotonic() - began_at)
+            invariant, seed = _first_violation(folder, scene, seeds, left_s)
             first += CHUNK
             if invariant:
                 took_s = time.monotonic() - began_at
@@ -83,10 +85,11 @@ def find(patch: Path, minutes: float) -> Found:
 
 _RUN = """
 import sys
-from tests.simulation.seeds import outcome_of
+from tests.simulation.seeds import NODES, POOLS, outcome_of
+scene = POOLS if sys.argv[3] == "pools" else NODES
 for seed in range(int(sys.argv[1]), int(sys.argv[2])):
     try:
-        found = outcome_of(seed).violations
+        found = outcome_of(seed, scene=scene).violations
     except Exception as error:
         print("found", seed, "exception", type(error).__name__)
         break
@@ -96,9 +99,9 @@ for seed in range(int(sys.argv[1]), int(sys.argv[2])):
 """
 
 
-def _first_violation(folder: Path, seeds: range, limit_s: float) -> tuple[str, int | None]:
+def _first_violation(folder: Path, scene: str, seeds: range, limit_s: float) -> tuple[str, int | None]:
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-c", _RUN, str(seeds.start), str(seeds.stop)]
+    command = [sys.executable, "-c", _RUN, str(seeds.start), str(seeds.stop), scene]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=max(1.0, limit_s)

@@ -56,10 +56,10 @@ class Wire:
             raise ConnectionRefusedError
         self.links[link] = None
 
-    def cut_later(self, client: str) -> None:
-        """The client's process has ended; the broker notices now or later."""
+    def cut_later(self, process: Process | None) -> None:
+        """A process has ended; the broker notices now or later."""
         for link in list(self.links):
-            if link.client == client:
+            if link.owner is process:
                 link.cut(self.chance.choice((0.0, 0.01, self.chance.uniform(0, 2))))
 
     def cut(self, client: str | None = None) -> None:
@@ -88,7 +88,7 @@ class Link:
         self.wire = wire
         self.client = client
         self.receive_maximum = receive_maximum
-        self._owner = owner
+        self.owner = owner
         self._context = owner.context if owner is not None else OUTSIDE
         self._take = take
         self._ended = ended
@@ -139,7 +139,7 @@ class Link:
 
     def send(self, action: Callable[[Broker], None]) -> bool:
         """To the broker. :return: whether the connection is open."""
-        if not self.is_open or (self._owner is not None and self._owner.is_dead):
+        if not self.is_open or (self.owner is not None and self.owner.is_dead):
             return False
         at = max(self._to_broker_at + 1e-7, self.wire.loop.now + self._delay())
         self._to_broker_at = at

@@ -22,6 +22,18 @@ AWAITS = (
 )
 STATEMENTS = ("storage/journal", "storage/spool", "storage/window_store", "storage/database")
 """Modules without awaits, in which nodes are killed at statements of SQLite."""
+MODULES = (*AWAITS, *STATEMENTS)
+POOL_MODULES = (
+    "dispatcher/active",
+    "dispatcher/backend",
+    "dispatcher/process",
+    "dispatcher/standby",
+    "node/request_handler",
+    "node/in_flight",
+    "mqtt/publisher",
+    "storage/journal",
+)
+"""Modules in which dispatchers are killed."""
 
 UNREACHABLE: dict[tuple[str, str, str], str] = {
     (
@@ -65,7 +77,7 @@ def statements(file: Path) -> Iterator[Place]:
 
 def found_in(module: str) -> list[Place]:
     """The places of a module, in the order of their lines."""
-    return sorted(set((awaits if module in AWAITS else statements)(file_of(module))))
+    return sorted(set((statements if module in STATEMENTS else awaits)(file_of(module))))
 
 
 @cache
@@ -92,8 +104,8 @@ def _functions(file: Path) -> dict[int, str]:
 
 
 @cache
-def all_places() -> tuple[Place, ...]:
-    return tuple(place for module in (*AWAITS, *STATEMENTS) for place in places_of(module))
+def all_places(modules: tuple[str, ...] = MODULES) -> tuple[Place, ...]:
+    return tuple(place for module in modules for place in places_of(module))
 
 
 def smallest(places: tuple[Place, ...], line: int) -> Place | None:
@@ -111,5 +123,5 @@ def place_at(text: str) -> Place:
     file, line = file_of(name.removesuffix(".py")), int(number)
     if not file.is_file() or not 0 < line <= len(file.read_text().splitlines()):
         raise ValueError(f"there is no line {text}")
-    known = tuple(place for place in all_places() if place[0] == str(file))
+    known = tuple(place for place in all_places((*MODULES, *POOL_MODULES)) if place[0] == str(file))
     return smallest(known, line) or (str(file), line, line)

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
+from tests.simulation import pool, world
 from tests.simulation.faults import KINDS, OPERATED, Fault, draw, is_operated
 from tests.simulation.loop import Place
-from tests.simulation.world import Outcome, play
+from tests.simulation.outcome import Outcome
 
 FAULTS = 60
 ASKS = 80
@@ -71,66 +73,102 @@ class Total:
         )
 
 
+class Scene(Protocol):
+    """What a seed runs."""
+
+    def faults_of(self, seed: int, count: int) -> list[Fault]: ...
+
+    def play(self, seed: int, faults: Sequence[Fault], *, traced: bool, place: Place | None) -> Outcome:
+        """With ``place``, nodes are killed there instead of at drawn places."""
+
+
+class Nodes:
+    """One node with its brokers and senders."""
+
+    def faults_of(self, seed: int, count: int) -> list[Fault]:
+        weights = OPERATED if is_operated(seed) else KINDS
+        within_s = length_of(seed)["within_s"]
+        return draw(random.Random(f"{seed} faults"), count=count, within_s=within_s, weights=weights)
+
+    def play(self, seed: int, faults: Sequence[Fault], *, traced: bool, place: Place | None) -> Outcome:
+        return world.play(seed, faults, **length_of(seed), traced=traced, place=place)
+
+
+class Pools:
+    """Two dispatchers and three nodes with their broker and senders."""
+
+    def faults_of(self, seed: int, count: int) -> list[Fault]:
+        return pool.draw(seed, count, WITHIN_S)
+
+    def play(self, seed: int, faults: Sequence[Fault], *, traced: bool, place: Place | None) -> Outcome:
+        return pool.play(seed, faults, within_s=WITHIN_S, asks=ASKS, traced=traced, place=place)
+
+
+NODES, POOLS = Nodes(), Pools()
+
+
 def outcome_of(
-    seed: int, faults: int = FAULTS, place: Place | None = None, *, traced: bool = False
+    seed: int,
+    faults: int = FAULTS,
+    *,
+    scene: Scene = NODES,
+    place: Place | None = None,
+    traced: bool = False,
 ) -> Outcome:
-    return play(seed, faults_of(seed, faults), **length_of(seed), traced=traced, place=place)
-
-
-def faults_of(seed: int, count: int) -> list[Fault]:
-    weights = OPERATED if is_operated(seed) else KINDS
-    within_s = length_of(seed)["within_s"]
-    return draw(random.Random(f"{seed} faults"), count=count, within_s=within_s, weights=weights)
+    return scene.play(seed, scene.faults_of(seed, faults), traced=traced, place=place)
 
 
 def run(
-    seeds: Iterable[int], *, faults: int = FAULTS, processes: int = 1, place: Place | None = None
+    seeds: Iterable[int],
+    *,
+    scene: Scene = NODES,
+    faults: int = FAULTS,
+    processes: int = 1,
+    place: Place | None = None,
 ) -> Total:
-    """Runs seeds, prints the violations and the figures. With ``place``, nodes are killed there instead of at
-    drawn places."""
+    """Runs seeds, prints the violations and the figures."""
     total, began_at = Total(), time.perf_counter()
-    for outcome in outcomes(seeds, faults, processes, place):
+    play = partial(outcome_of, faults=faults, scene=scene, place=place)
+    for outcome in outcomes(seeds, play, processes):
         total.add(outcome)
         if outcome.violations:
             print(f"seed {outcome.seed}: {outcome.violations[0]}", flush=True)
     total.took_s = time.perf_counter() - began_at
     print(total)
     for seed in list(total.failed)[:3] if place is None else ():
-        report(seed, faults)
+        report(seed, faults, scene)
     return total
 
 
-def outcomes(
-    seeds: Iterable[int], faults: int, processes: int, place: Place | None = None
-) -> Iterable[Outcome]:
+def outcomes(seeds: Iterable[int], play: Callable[[int], Outcome], processes: int) -> Iterable[Outcome]:
     if processes == 1:
-        yield from (outcome_of(seed, faults, place) for seed in seeds)
+        yield from map(play, seeds)
         return
-    with ProcessPoolExecutor(processes) as pool:
-        chosen = list(seeds)
-        yield from pool.map(outcome_of, chosen, [faults] * len(chosen), [place] * len(chosen), chunksize=4)
+    with ProcessPoolExecutor(processes) as executor:
+        yield from executor.map(play, seeds, chunksize=4)
 
 
-def report(seed: int, count: int = FAULTS) -> None:
+def report(seed: int, count: int = FAULTS, scene: Scene = NODES) -> None:
     """Prints the invariant, the fewest faults that violate it, and the end of the trace."""
-    faults = faults_of(seed, count)
-    violations = outcome_of(seed, count).violations
+    faults = scene.faults_of(seed, count)
+    violations = scene.play(seed, faults, traced=False, place=None).violations
     if not violations:
         print(f"seed {seed}: no violation in this process", file=sys.stderr)
         return
-    fewer = shrink(seed, faults, violations[0].invariant)
-    last = play(seed, fewer, **length_of(seed), traced=True)
+    fewer = shrink(seed, faults, violations[0].invariant, scene)
+    last = scene.play(seed, fewer, traced=True, place=None)
     print(f"\nseed {seed} with {len(fewer)} of {len(faults)} faults: {last.violations[0]}")
     print("".join(f"  fault {fault}\n" for fault in fewer), end="")
     at = next((place for place, line in enumerate(last.trace) if "VIOLATION" in line), len(last.trace))
     print("\n".join(last.trace[max(0, at - 40) : at + 1]))
 
 
-def shrink(seed: int, faults: Sequence[Fault], invariant: str) -> list[Fault]:
+def shrink(seed: int, faults: Sequence[Fault], invariant: str, scene: Scene) -> list[Fault]:
     """The fewest faults found that still violate the invariant (delta debugging)."""
 
     def fails(some: Sequence[Fault]) -> bool:
-        return any(one.invariant == invariant for one in play(seed, some, **length_of(seed)).violations)
+        found = scene.play(seed, some, traced=False, place=None).violations
+        return any(one.invariant == invariant for one in found)
 
     return fewest(list(faults), fails)
 
@@ -149,11 +187,11 @@ def fewest(faults: list[Fault], fails: Callable[[Sequence[Fault]], bool]) -> lis
     return faults
 
 
-def show(seeds: Iterable[int], count: int) -> int:
+def show(seeds: Iterable[int], count: int, scene: Scene) -> int:
     """Prints what happened in each seed."""
     status = 0
     for seed in seeds:
-        outcome = outcome_of(seed, count, traced=True)
+        outcome = outcome_of(seed, count, scene=scene, traced=True)
         print("\n".join(outcome.trace))
         print(f"seed {seed}: {outcome.crashes} crashes, {len(outcome.violations)} violations")
         status = status or bool(outcome.violations)

@@ -191,7 +191,7 @@ class World:
         self.note(f"the node is killed, {held} unfinished")
         self.io_left = None
         self.ledger.node_killed(daemon)
-        self.wire.cut_later(node.client)
+        self.wire.cut_later(process)
         if self.cuts_power:
             self.cuts_power = False
             self.note("with a power cut")
@@ -206,7 +206,7 @@ class World:
             self.ledger.violation("exception", f"the node ended: {failure!r}")
         self.io_left = None
         self.ledger.node_killed(None)
-        self.wire.cut_later(self.node.client)
+        self.wire.cut_later(self.node.process)
         self.loop.call_later(1.0, self._restart, context=OUTSIDE)
 
     def _restart(self) -> None:

@@ -30,8 +30,19 @@ def test_no_seed_violates_an_invariant(share: int) -> None:
     assert crashes > 20, "nodes crash while they hold messages"
 
 
-def test_a_seed_has_the_same_course_each_time() -> None:
-    first, second = (seeds.outcome_of(3, traced=True).trace for _ in range(2))
+@pytest.mark.parametrize("share", range(WORKERS))
+def test_no_seed_of_a_pool_violates_an_invariant(share: int) -> None:
+    crashes = 0
+    for seed in range(share, 40, WORKERS):
+        outcome = seeds.outcome_of(seed, scene=seeds.POOLS)
+        assert not outcome.violations, f"make simulate ARGS='pools {seed}'"
+        crashes += outcome.crashes
+    assert crashes > 20, "nodes and dispatchers crash while messages are unfinished"
+
+
+@pytest.mark.parametrize("scene", [seeds.NODES, seeds.POOLS])
+def test_a_seed_has_the_same_course_each_time(scene: seeds.Scene) -> None:
+    first, second = (seeds.outcome_of(3, scene=scene, traced=True).trace for _ in range(2))
     assert len(first) > 100
     assert [without_folder(line) for line in first] == [without_folder(line) for line in second]
 
@@ -68,6 +79,21 @@ def test_the_spool_is_read_on_after_other_messages_took_its_room(tmp_path: Path)
     assert not World(0, faults, tmp_path, traced=False, setup=setup).run(within_s=10.0, asks=160).violations
 
 
+CUTS = [Fault(2.0 + 1.5 * number, "cut", 0.0) for number in range(14)]
+"""The connection to the clients of a pool, cut again and again."""
+
+
+def test_a_dispatcher_keeps_the_pool_while_requests_use_up_the_receive_maximum() -> None:
+    for seed in range(4):
+        assert not seeds.POOLS.play(seed, CUTS, traced=False, place=None).violations
+
+
+def test_a_dispatcher_holds_a_redelivered_request_once() -> None:
+    hangs = [Fault(0.3, "engine", 0.99)] * 12
+    for seed in (5, 6, 10, 13):
+        assert not seeds.POOLS.play(seed, [*hangs, *CUTS], traced=False, place=None).violations
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_broker_that_closes_early_costs_no_result_and_no_subscription(seed: int) -> None:
     faults = [Fault(at, "close_early", 2.5) for at in (0.0, *(0.3 + 4 * number for number in range(7)))]
@@ -92,13 +118,13 @@ def test_the_fewest_faults_are_those_that_are_needed() -> None:
 
 
 def test_nodes_are_killed_at_places_of_the_product_that_runs() -> None:
-    for module in (*places.AWAITS, *places.STATEMENTS):
+    for module in {*places.MODULES, *places.POOL_MODULES}:
         running = importlib.import_module(f"edgeslm.{module.replace('/', '.')}")
         assert str(places.file_of(module)) == running.__file__
 
 
 def test_what_can_not_be_reached_is_named_as_it_is_in_the_code() -> None:
-    modules = (*places.AWAITS, *places.STATEMENTS)
+    modules = places.MODULES
     hidden = sum(len(places.found_in(one)) - len(places.places_of(one)) for one in modules)
     assert hidden == len(places.UNREACHABLE)
 
